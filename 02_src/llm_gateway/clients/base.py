@@ -1,0 +1,56 @@
+"""The seam to a chat model: one call, one completion, one tree of errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from llm_gateway.config import Endpoint, ModelSettings
+from llm_gateway.models import LLMRequest, LLMToolCall, TokenUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a provider answered to one call."""
+
+    content: str
+    tool_calls: tuple[LLMToolCall, ...] = ()
+    finish_reason: str | None = None
+    usage: TokenUsage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One model at one endpoint, as the configuration's name `name` stands for it."""
+
+    name: str
+    endpoint: Endpoint
+    settings: ModelSettings
+
+    @property
+    def label(self) -> str:
+        """ "provider/model id", for receipts and logs."""
+        return f"{self.endpoint.name}/{self.settings.model}"
+
+
+class ChatClient(Protocol):
+    """A connected chat model of one deployment, bound to the event loop it was made in."""
+
+    def check(self, request: LLMRequest, /) -> None:
+        """Raise InvalidRequestError for what this model is known to refuse. No I/O; called at admission."""
+
+    async def generate(self, request: LLMRequest, /) -> Completion:
+        """Make one provider call, no retry. Raises ProviderError, and nothing else but cancellation."""
+
+    async def aclose(self) -> None:
+        """Close the connections. Safe to call twice."""
+
+
+class ClientFactory(Protocol):
+    """Makes the client of a deployment, inside the running loop."""
+
+    def connect(self, deployment: Deployment, /) -> ChatClient:
+        """Return a client. Raises ConfigurationError: no key, no such package, no such provider."""
+
+    async def aclose(self) -> None:
+        """Close all that is shared between the clients made. Safe to call twice."""

@@ -1,0 +1,246 @@
+"""The user's one dict, or one TOML file: validated once, with defaults, and not seen again.
+
+Every error names the key, the wrong value and the remedy. Keys that are not given come from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from llm_gateway.errors import ConfigurationError, UnknownModelError
+from llm_gateway.models import ModelProvider
+from llm_gateway.sentences import nearest, sentence_of
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+BUILT_IN_PROVIDERS = ("openai", "anthropic", "ollama", "llamacpp")
+
+KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "ollama": "OLLAMA_API_KEY"}
+
+URL_VARIABLES = {
+    "openai": ("OPENAI_API_BASE", "OPENAI_BASE_URL"),
+    "anthropic": ("ANTHROPIC_API_URL", "ANTHROPIC_BASE_URL"),
+    "ollama": ("OLLAMA_HOST",),
+}
+
+DEFAULT_URLS = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com",
+    "ollama": "http://127.0.0.1:11434",
+}
+
+
+class Settings(BaseModel):
+    """A frozen section of the configuration; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ProviderSettings(Settings):
+    """One account at one host."""
+
+    kind: str | None = None
+    """Which API it speaks: "openai", "anthropic", "ollama", "llamacpp" or a provider of LangChain's `init_chat_model`.
+    Default: the provider's own name."""
+    base_url: str | None = None
+    """Default: the provider's environment variable, then its public address."""
+    api_key: SecretStr | None = None
+    """Default: the provider's environment variable."""
+    timeout: Positive = 60.0
+    """Seconds without a byte from the provider before a call counts as failed."""
+
+
+class PriceSettings(Settings):
+    """US dollars for a million tokens."""
+
+    input: NonNegative
+    output: NonNegative
+    cache_read: NonNegative | None = None
+    """Default: as `input`."""
+    cache_write: NonNegative | None = None
+    """Default: as `input`."""
+
+
+class ModelSettings(Settings):
+    """One name that requests can ask for, and what answers it."""
+
+    provider: str
+    """A section of `[providers]`, a built-in provider, or one of LangChain's `init_chat_model`."""
+    model: str
+    """The provider's own name of the model; for llamacpp the path of a GGUF file, or "smollm2-135m"."""
+    max_concurrency: Annotated[int, Field(ge=1)] = 64
+    """Provider calls at the same time."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """For requests that set none. Default: the provider's; 4096 for Anthropic, which would else reserve its maximum."""
+    context: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of context. Default: as the model's profile knows; for llamacpp 4096 in each slot."""
+    price: PriceSettings | None = None
+    """Default: as genai-prices knows."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments for the constructor of LangChain's chat model, as they are."""
+
+
+class BatchingSettings(Settings):
+    """How waiting requests become batches."""
+
+    max_batch_size: Annotated[int, Field(ge=1)] = 32
+    max_wait_ms: NonNegative = 0.0
+    """How long the first request of a batch may wait for company, in milliseconds."""
+    max_queue_size: Annotated[int, Field(ge=1)] = 10_000
+    """Requests that may wait for one model; one more gets `QueueFullError`, or waits if it is part of a `batch()`."""
+
+
+class RetrySettings(Settings):
+    """When a failed call is repeated. Durations in seconds."""
+
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+    """Provider calls for one request in total, the first one included."""
+    base_delay: NonNegative = 0.5
+    max_delay: NonNegative = 20.0
+    """Longest pause that the gateway chooses itself. A provider's hint may be longer, up to `longest_hint`."""
+    longest_hint: NonNegative = 300.0
+    """A provider that asks for a longer pause than this gets no retry."""
+    quota: NonNegative = 500.0
+    """Permits for retries of one deployment; a transient failure takes 14, a throttle 5, a success gives 1 back."""
+
+
+class LogSettings(Settings):
+    """The journal: JSON lines, one file a day and process."""
+
+    dir: Path | Literal[False] = Path("04_logs/gateway")
+    """Relative to the working directory; false turns the journal off."""
+    max_file_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
+    """A file that would grow beyond this is continued in another."""
+    keep_days: Annotated[int, Field(ge=1)] = 30
+    keep_bytes: Annotated[int, Field(ge=4096)] = 1024 * 1024 * 1024
+    """All journal files of the folder together; the oldest go first."""
+    text: bool = False
+    """Also write the text of prompts and answers."""
+
+    @field_validator("dir", mode="before")
+    @classmethod
+    def _not_true(cls, value: object) -> object:
+        if value is True:
+            raise ValueError("true is not a folder; leave it out for 04_logs/gateway, or give a path or false")
+        return value
+
+
+class GatewayConfig(Settings):
+    """The whole configuration, with every default filled in."""
+
+    providers: dict[str, ProviderSettings] = Field(default_factory=dict)
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    batching: BatchingSettings = BatchingSettings()
+    retry: RetrySettings = RetrySettings()
+    logs: LogSettings = LogSettings()
+    drain_timeout: NonNegative = 30.0
+    """Seconds that shutdown waits for what was accepted before it cancels the rest."""
+    seed: int | None = None
+    """Seed of the retries' jitter; None draws one."""
+
+    def model(self, name: str) -> ModelSettings:
+        """Return the settings of `name`; UnknownModelError names the nearest one."""
+        try:
+            return self.models[name]
+        except KeyError:
+            guess = nearest(name, self.models)
+            remedy = f"did you mean '{guess}'?" if guess else f"add a section [models.{name}] or"
+            reason = f"'{name}' is not configured; {remedy} use one of {', '.join(sorted(self.models))}."
+            raise UnknownModelError(reason, field="model", record="LLMRequest") from None
+
+
+DEFAULT_MODELS: Mapping[str, Mapping[str, Any]] = {
+    ModelProvider.CLAUDE_HAIKU.value: {"provider": "anthropic", "model": "claude-haiku-5-5"},
+    ModelProvider.CLAUDE_SONNET.value: {"provider": "anthropic", "model": "claude-sonnet-5-5"},
+    ModelProvider.CLAUDE_OPUS.value: {"provider": "anthropic", "model": "claude-opus-5-5"},
+    ModelProvider.GPT_4O_MINI.value: {"provider": "openai", "model": "gpt-4o-mini"},
+    # As many calls as `ollama serve` works on at once by default would be 1; more wait in its own queue at no cost.
+    ModelProvider.LOCAL_LLAMA.value: {"provider": "ollama", "model": "llama3.2", "max_concurrency": 8},
+    "smollm2-135m": {"provider": "llamacpp", "model": "smollm2-135m", "max_concurrency": 4},
+}
+
+
+def load_config(config: Mapping[str, Any]) -> GatewayConfig:
+    """Validate a configuration in the form of a dict and fill in the defaults. Raises ConfigurationError."""
+    merged = dict(config)
+    models = merged.get("models", {})
+    if isinstance(models, Mapping):
+        merged["models"] = {
+            name: {**DEFAULT_MODELS.get(name, {}), **given} if isinstance(given, Mapping) else given
+            for name, given in {**DEFAULT_MODELS, **models}.items()
+        }
+    try:
+        loaded = GatewayConfig.model_validate(merged)
+    except ValidationError as error:
+        key, reason = sentence_of(error, GatewayConfig)
+        raise ConfigurationError(f"Configuration key {key}: {reason}") from None
+    _check_providers(loaded)
+    return loaded
+
+
+def read_config(path: Path) -> GatewayConfig:
+    """Read a TOML file of the same shape. Raises ConfigurationError, which then names the file."""
+    try:
+        return load_config(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigurationError(f"The configuration {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The configuration {path} is not TOML: {error}.") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _check_providers(config: GatewayConfig) -> None:
+    """A name that differs by a slip from a section of [providers] is an error now, not at the first request."""
+    for name, model in config.models.items():
+        known = {*config.providers, *BUILT_IN_PROVIDERS}
+        guess = nearest(model.provider, known, likeness=0.8)  # "azure_openai" is no slip
+        if model.provider not in known and guess is not None:
+            raise ConfigurationError(
+                f"Configuration key models.{name}.provider: '{model.provider}' has no section [providers."
+                f"{model.provider}] and is not built in; did you mean '{guess}'?"
+            )
+
+
+class Endpoint(Settings):
+    """Where a provider is and how to get in: the settings with the environment's defaults filled in."""
+
+    name: str  # of the section
+    kind: str
+    base_url: str | None
+    api_key: SecretStr | None
+    timeout: float
+    key_variable: str | None  # the environment variable that a missing key can be put into; None: no key is needed
+
+
+def endpoint_of(config: GatewayConfig, name: str, environ: Mapping[str, str] = os.environ) -> Endpoint:
+    """Return the endpoint of provider `name`.
+
+    A kind's own environment variables serve the provider that bears the kind's name. A provider with a name of its
+    own reads its key from `<NAME>_API_KEY` alone, so that no key travels to a host that it was not made for.
+    """
+    given = config.providers.get(name, ProviderSettings())
+    kind = given.kind or name
+    own = name == kind
+    variable = KEY_VARIABLES.get(kind) if own else f"{name.upper().replace('-', '_')}_API_KEY"
+    key = given.api_key or (SecretStr(environ[variable]) if variable and environ.get(variable) else None)
+    url = given.base_url
+    if url is None and own:
+        url = next((environ[each] for each in URL_VARIABLES.get(kind, ()) if environ.get(each)), None)
+    # A host of one's own may want no key; the public ones of these two do.
+    needs_key = kind in {"openai", "anthropic"} and url is None
+    return Endpoint(
+        name=name,
+        kind=kind,
+        base_url=url or DEFAULT_URLS.get(kind),
+        api_key=key,
+        timeout=given.timeout,
+        key_variable=variable if needs_key else None,
+    )

@@ -1,0 +1,150 @@
+"""What happened, one frozen event a fact, and who wants to know.
+
+Events carry no text of a prompt or an answer but in the two fields named so, which are None unless the configuration
+asks for them. Durations in seconds; `at` is an instant on the gateway's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+from llm_gateway.models import RequestPriority, TokenUsage
+
+CloseReason = Literal["idle", "size", "slots", "wait", "drain"]
+"""Why a batch left: nothing more was queued; it was full; it took the last free slots; its oldest request had waited
+`max_wait_ms`; the gateway drains."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A fact. `name` is what the journal calls it."""
+
+    name: ClassVar[str] = "event"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestQueued(Event):
+    """A request was accepted."""
+
+    name: ClassVar[str] = "request_queued"
+    request_id: str
+    model: str
+    priority: RequestPriority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOpened(Event):
+    """The first request went into a new batch of a lane."""
+
+    name: ClassVar[str] = "batch_opened"
+    batch_id: str
+    model: str
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchClosed(Event):
+    """A batch left for its provider; nothing more joins it."""
+
+    name: ClassVar[str] = "batch_closed"
+    batch_id: str
+    model: str
+    deployment: str
+    size: int
+    why: CloseReason
+    classes: Mapping[RequestPriority, int]  # how many requests of each priority it holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed(Event):
+    """A provider call failed. A retry or the end of the request follows as an event of its own."""
+
+    name: ClassVar[str] = "error"
+    request_id: str
+    batch_id: str
+    model: str
+    deployment: str
+    attempt: int
+    kind: str  # the `kind` of the error's class
+    status: int | None
+    message: str
+    provider_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled(Event):
+    """A failed request went back into its queue."""
+
+    name: ClassVar[str] = "retry_scheduled"
+    request_id: str
+    model: str
+    attempt: int  # the attempt that failed; the next one is attempt + 1
+    wait: float
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDone(Event):
+    """A request ended: with an answer (`outcome` "ok"), an error's kind, or because its caller left ("cancelled")."""
+
+    name: ClassVar[str] = "item_done"
+    request_id: str
+    batch_id: str | None  # None: it never left the queue
+    model: str
+    deployment: str
+    priority: RequestPriority
+    outcome: str
+    attempt: int  # provider calls made
+    queue_wait: float
+    provider_time: float
+    agent: str | None = None
+    usage: TokenUsage | None = None
+    cost_usd: float | None = None
+    finish_reason: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    prompt: Any = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShutdownBegan(Event):
+    """No request is accepted any more."""
+
+    name: ClassVar[str] = "shutdown_began"
+    queued: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShutdownEnded(Event):
+    """Everything accepted is answered or was cancelled."""
+
+    name: ClassVar[str] = "shutdown"
+    cancelled: int
+    drained: int = field(default=0)
+
+
+class Observer(Protocol):
+    """Hears every event, on the gateway's loop. It must be quick and must not raise."""
+
+    def observe(self, event: Event, /) -> None:
+        """Take note of one event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Several observers as one; each hears every event in turn."""
+
+    all: tuple[Observer, ...]
+
+    @classmethod
+    def of(cls, observers: Iterable[Observer]) -> Observers:
+        """Bundle `observers` in their order."""
+        return cls(tuple(observers))
+
+    def observe(self, event: Event, /) -> None:
+        """Tell each of them."""
+        for observer in self.all:
+            observer.observe(event)

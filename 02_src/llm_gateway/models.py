@@ -1,0 +1,197 @@
+"""What callers send and get back: requests, messages, tools, responses, receipts.
+
+All records are frozen; change one with `record.model_copy(update={...})`. Fields may be given by position, in the
+order shown, or by name. A malformed record raises `InvalidRequestError`, one sentence that names the field.
+"""
+
+from __future__ import annotations
+
+import uuid
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+from llm_gateway.errors import InvalidRequestError
+from llm_gateway.sentences import sentence_of
+
+
+class ModelProvider(str, Enum):  # noqa: UP042 - str(member) is part of the contract
+    """The models that every configuration has; the configuration may add others by name."""
+
+    CLAUDE_HAIKU = "claude-haiku"
+    CLAUDE_SONNET = "claude-sonnet"
+    CLAUDE_OPUS = "claude-opus"
+    GPT_4O_MINI = "gpt-4o-mini"
+    LOCAL_LLAMA = "local-llama"
+
+
+class RequestPriority(int, Enum):
+    """Who waits for the answer. Smaller numbers go first."""
+
+    HIGH = 1  # a user waits
+    NORMAL = 2  # eager generation
+    LOW = 3  # background re-indexing
+
+
+class Record(BaseModel):
+    """A frozen record whose fields can be given by position, and whose errors are one sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    if not TYPE_CHECKING:  # type checkers see the keyword signature that pydantic derives from the fields
+
+        def __init__(self, *values: Any, **fields: Any) -> None:
+            if values:
+                fields = _by_name(type(self), values, fields)
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                field, reason = sentence_of(error, type(self))
+                raise InvalidRequestError(reason, field=field, record=type(self).__name__) from None
+
+
+def _by_name(cls: type[BaseModel], values: tuple[Any, ...], fields: dict[str, Any]) -> dict[str, Any]:
+    names = list(cls.model_fields)[: len(values)]
+    if len(values) > len(names):
+        raise TypeError(f"{cls.__name__} takes {len(names)} values by position, {len(values)} were given")
+    twice = [name for name in names if name in fields]
+    if twice:
+        raise TypeError(f"{cls.__name__} got '{twice[0]}' by position and by name")
+    return dict(zip(names, values, strict=True)) | fields
+
+
+class LLMToolCall(Record):
+    """One call of a tool that the model asks for."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class LLMMessage(Record):
+    """One turn of a conversation.
+
+    `content` is text, or a list of content blocks as LangChain takes them (`{"type": "text", "text": …}`, images, …).
+    An assistant's turn may carry `tool_calls`; the turn that answers one has role "tool" and its `tool_call_id`.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] = ""
+    tool_calls: list[LLMToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _tool_turns(self) -> Self:
+        if self.role == "tool" and not self.tool_call_id:
+            raise InvalidRequestError(
+                "missing; a message of role 'tool' names the call it answers.", field="tool_call_id"
+            )
+        if self.tool_calls and self.role != "assistant":
+            reason = f"only a message of role 'assistant' has them, this one is '{self.role}'."
+            raise InvalidRequestError(reason, field="tool_calls")
+        return self
+
+
+class LLMTool(Record):
+    """A tool that the model may call. `input_schema` is the JSON schema of its arguments, an object's."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str
+    input_schema: dict[str, Any]
+
+    @field_validator("input_schema")
+    @classmethod
+    def _is_object_schema(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        if schema.get("type") != "object":
+            raise ValueError(
+                f"{schema!r} is not the schema of an object; a tool without arguments has "
+                "{'type': 'object', 'properties': {}}"
+            )
+        return schema
+
+
+def new_request_id() -> str:
+    """Return an id that no other request has: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+class LLMRequest(Record):
+    """One question to one model.
+
+    `model` is a `ModelProvider` or any name from the configuration. `temperature` is 0 to 2 and left out for models
+    that refuse it. `max_tokens` None means the model's configured default. `deadline` is in seconds from submission:
+    after it the caller gets `DeadlineExceededError` and nothing more is sent. `agent` names who asks, `metadata` is
+    written to the journal with the request. `response_format` is a JSON schema that the answer's text must follow,
+    enforced by the provider. `tool_choice` is "auto", "any" (some tool), "none", or a tool's name.
+    """
+
+    model: ModelProvider | Annotated[str, Field(min_length=1)]
+    messages: Annotated[list[LLMMessage], Field(min_length=1)]
+    tools: list[LLMTool] | None = None
+    request_id: Annotated[str, Field(min_length=1)] = Field(default_factory=new_request_id)
+    priority: RequestPriority = RequestPriority.NORMAL
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0.0
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    agent: str | None = None
+    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    stop: list[str] | None = None
+    tool_choice: str | None = None
+    response_format: dict[str, Any] | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="after")
+    def _tools_fit(self) -> Self:
+        names = [tool.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InvalidRequestError(f"two tools are named '{twice}'; give each its own name.", field="tools")
+        if self.tool_choice not in {None, "auto", "any", "none", *names}:
+            reason = f"'{self.tool_choice}' is none of 'auto', 'any', 'none' and the names of the tools {names}."
+            raise InvalidRequestError(reason, field="tool_choice")
+        return self
+
+
+class TokenUsage(Record):
+    """Tokens as the provider counted them. `input_tokens` includes the cached ones that the other fields detail."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0  # part of `output_tokens`
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+
+class Receipt(Record):
+    """What one request took. Times in seconds, cost in US dollars."""
+
+    queue_wait: float  # from submission to the last attempt's start, pauses between attempts included
+    attempts: int  # provider calls, the first one included
+    provider_time: float  # spent in provider calls, all attempts together
+    deployment: str  # "provider/model id" that answered
+    usage: TokenUsage | None = None  # None: the provider did not say
+    reserved_tokens: int | None = None  # None: no token limit asked for a reservation
+    cost_usd: float | None = None  # None: the price or the usage is unknown
+    price_lane: Literal["standard", "flex", "batch"] = "standard"
+    cached: bool = False
+
+
+class LLMResponse(Record):
+    """The answer to one request.
+
+    `finish_reason` is "stop", "length", "tool_calls", "content_filter", "refusal" or the provider's own word.
+    `tokens_used` is input and output together, None where the provider did not say.
+    """
+
+    request_id: str
+    content: str
+    tool_calls: list[LLMToolCall] | None = None
+    model: str = Field(default=...)
+    tokens_used: int | None = None
+    finish_reason: str | None = None
+    receipt: Receipt | None = None
