@@ -94,7 +94,8 @@ class BatchingSettings(Settings):
     max_wait_ms: NonNegative = 0.0
     """How long the first request of a batch may wait for company, in milliseconds."""
     max_queue_size: Annotated[int, Field(ge=1)] = 10_000
-    """Requests that may wait for one model; one more gets `QueueFullError`, or waits if it is part of a `batch()`."""
+    """Requests of one priority that may wait for one model; one more gets `QueueFullError`, or waits itself if it is
+    part of a `batch()`."""
 
 
 class RetrySettings(Settings):

@@ -133,6 +133,7 @@ class ProviderError(GatewayError):
     """A provider refused, failed or could not be reached. Attributes tell which one, and what it said."""
 
     kind = "provider"
+    attempts: int = 1  # provider calls made for this request, all of them
 
     def __init__(
         self,

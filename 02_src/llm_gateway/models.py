@@ -170,7 +170,7 @@ class TokenUsage(Record):
 class Receipt(Record):
     """What one request took. Times in seconds, cost in US dollars."""
 
-    queue_wait: float  # from submission to the last attempt's start, pauses between attempts included
+    queue_wait: float  # in the queue and between attempts, all together
     attempts: int  # provider calls, the first one included
     provider_time: float  # spent in provider calls, all attempts together
     deployment: str  # "provider/model id" that answered

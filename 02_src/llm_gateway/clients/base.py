@@ -29,7 +29,7 @@ class Deployment:
 
     @property
     def label(self) -> str:
-        """ "provider/model id", for receipts and logs."""
+        """What receipts and logs call it: provider, slash, model id."""
         return f"{self.endpoint.name}/{self.settings.model}"
 
 

@@ -1,0 +1,300 @@
+"""Lanes and batches: when what is sent.
+
+A batch is what queued while the slots were busy. An idle lane sends after one tick of the event loop, so that a
+`gather` of agents forms one batch with no timer; a busy one sends the best waiting requests as slots come free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+
+from llm_gateway.clients.base import ChatClient
+from llm_gateway.clock import Clock, Timer
+from llm_gateway.config import BatchingSettings
+from llm_gateway.errors import DeadlineExceededError, GatewayClosedError, GatewayError, ProviderError
+from llm_gateway.events import BatchClosed, BatchOpened, CloseReason, Observer, RequestQueued
+from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.queue import RequestQueue, Ticket
+from llm_gateway.router import Outcomes
+
+SMOOTHING = 0.1  # weight of the newest call in the running mean of call times
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Requests that leave together."""
+
+    batch_id: str
+    tickets: list[Ticket] = field(default_factory=list)
+    pending: set[Ticket] = field(default_factory=set)  # those whose calls have not begun
+
+
+class Lane:
+    """The queue of one deployment, its slots, and the batches under way.
+
+    State changes only between awaits, on the loop that the lane was made in. A lane owns the tasks of its batches;
+    `drain` and `cancel` end them.
+    """
+
+    def __init__(
+        self,
+        client: ChatClient,
+        outcomes: Outcomes,
+        *,
+        settings: BatchingSettings,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        deployment = outcomes.deployment
+        self.client = client
+        self._model = deployment.name
+        self._label = deployment.label
+        self._outcomes = outcomes
+        self._settings = settings
+        self._max_wait = settings.max_wait_ms / 1000
+        self._slots = deployment.settings.max_concurrency
+        self._clock = clock
+        self._observer = observer
+        self._queue = RequestQueue(self._model, max_size=settings.max_queue_size)
+        self._open: Batch | None = None
+        self._in_flight = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._alarm: Timer | None = None
+        self._pump_is_due = False
+        self._draining = False
+        self._idle: asyncio.Future[None] | None = None
+        self._mean_call: float | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Provider calls under way."""
+        return self._in_flight
+
+    def depth(self, priority: RequestPriority) -> int:
+        """How many requests of `priority` wait, those that pause before a retry included."""
+        return self._queue.depth(priority)
+
+    # --- in and out -------------------------------------------------------------------------------------------
+
+    def submit(self, request: LLMRequest) -> Ticket:
+        """Accept a request. Raises QueueFullError; then nothing changed. The reply is in the ticket."""
+        now = self._clock.now()
+        reply: asyncio.Future[LLMResponse] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(request=request, reply=reply, submitted=now)
+        self._queue.put_nowait(ticket, retry_after=self._retry_hint(request.priority))
+        if request.deadline is not None:
+            ticket.alarm = self._clock.call_at(now + request.deadline, lambda: self._expire(ticket))
+        self._observer.observe(
+            RequestQueued(request_id=request.request_id, model=self._model, priority=request.priority)
+        )
+        self._wake()
+        return ticket
+
+    async def room(self, priority: RequestPriority) -> None:
+        """Return when a request of `priority` fits; first come, first served. Raises GatewayClosedError."""
+        await self._queue.room(priority)
+
+    def discard(self, ticket: Ticket) -> None:
+        """Forget a request whose caller has left: out of the queue, or its call cancelled. Its neighbours stay."""
+        if not ticket.ended:
+            self._outcomes.left(ticket)
+            self._drop(ticket)
+        elif not ticket.reply.cancelled():
+            ticket.reply.exception()  # its caller left before it could look; that is no lost error
+
+    def _expire(self, ticket: Ticket) -> None:
+        """Ring of the deadline."""
+        deadline = ticket.request.deadline or 0.0
+        self._outcomes.refused(ticket, DeadlineExceededError(deadline, waited_for=ticket.state))
+        self._drop(ticket)
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Take `ticket` out of the queue, or cancel its call; one whose call is about to begin is skipped then."""
+        if self._queue.discard(ticket):
+            self._look_idle()
+        elif ticket.call is not None:
+            call, ticket.call = ticket.call, None  # None tells the call that it is cancelled alone
+            call.cancel()
+
+    def _retry_hint(self, priority: RequestPriority) -> float | None:
+        """Seconds until the queue of `priority` has likely gone through, by the mean time of a call."""
+        if self._mean_call is None:
+            return None
+        ahead = sum(self._queue.depth(each) for each in RequestPriority if each <= priority)
+        return ahead * self._mean_call / self._slots
+
+    # --- the pump ---------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Let the pump run after one tick of the loop, in which others may come."""
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            asyncio.get_running_loop().call_soon(self._pump, context=contextvars.Context())
+
+    def _pump(self) -> None:
+        """Send what may go now, and set the alarm for what may go later."""
+        self._pump_is_due = False
+        now = self._clock.now()
+        due = self._queue.release_due(now)
+        while self._queue.ready and self._in_flight < self._slots:
+            batch = self._open or self._open_batch()
+            size = min(self._queue.ready, self._slots - self._in_flight, self._settings.max_batch_size)
+            why = self._why_close(size, now)
+            if why is None:
+                company = self._queue.oldest() + self._max_wait
+                due = company if due is None else min(due, company)
+                break
+            self._send(batch, size, why)
+        self._set_alarm(due)
+
+    def _why_close(self, size: int, now: float) -> CloseReason | None:
+        """Why a batch of `size` leaves now; None: it waits for company."""
+        if self._draining:
+            return "drain"
+        if size == self._settings.max_batch_size:
+            return "size"
+        if size < self._queue.ready:
+            return "slots"
+        if not self._max_wait or self._queue.has_ready(RequestPriority.HIGH):
+            return "idle"  # a user who waits never waits for company
+        # The alarm rings on the loop's own clock: what is due within its resolution is due.
+        return "wait" if now - self._queue.oldest() >= self._max_wait - 1e-9 else None
+
+    def _open_batch(self) -> Batch:
+        batch = self._open = Batch(batch_id=uuid.uuid4().hex[:16])
+        self._observer.observe(BatchOpened(batch_id=batch.batch_id, model=self._model, deployment=self._label))
+        return batch
+
+    def _send(self, batch: Batch, size: int, why: CloseReason) -> None:
+        self._open = None
+        batch.tickets = [self._queue.pop() for _ in range(size)]
+        batch.pending.update(batch.tickets)
+        self._in_flight += size
+        self._observer.observe(
+            BatchClosed(
+                batch_id=batch.batch_id,
+                model=self._model,
+                deployment=self._label,
+                size=size,
+                why=why,
+                classes=Counter(ticket.request.priority for ticket in batch.tickets),
+            )
+        )
+        # A context of its own: tracing and callbacks of the caller that happened to wake the pump are not the others'.
+        task = asyncio.get_running_loop().create_task(self._run(batch), context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._batch_ended)
+
+    def _set_alarm(self, due: float | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if due is None else self._clock.call_at(due, self._wake)
+
+    # --- batches under way ------------------------------------------------------------------------------------
+
+    async def _run(self, batch: Batch) -> None:
+        from llm_gateway.clients.runnable import CallEach
+
+        async def call(ticket: Ticket) -> None:
+            batch.pending.discard(ticket)
+            try:
+                if not ticket.ended:  # else its caller left, or its deadline passed, after the batch closed
+                    await self._call(ticket, batch.batch_id)
+            finally:
+                self._free_slot()
+
+        try:
+            await CallEach(call).abatch(batch.tickets)
+        finally:
+            for ticket in batch.pending:  # the batch was cancelled before their calls began
+                self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT))
+                self._free_slot()
+
+    async def _call(self, ticket: Ticket, batch_id: str) -> None:
+        """Make one provider call and hand on its outcome."""
+        task = ticket.call = asyncio.current_task()
+        ticket.begin_attempt(self._clock.now(), batch_id)
+        try:
+            completion = await self.client.generate(ticket.request)
+        except ProviderError as error:
+            self._after_failure(ticket, error)
+        except GatewayError as error:
+            self._outcomes.refused(ticket, error)
+        except asyncio.CancelledError:
+            if ticket.call is None and task is not None:  # only this call is cancelled, by `_drop`; the batch goes on
+                task.uncancel()
+                return
+            self._outcomes.refused(ticket, GatewayClosedError(CUT_OFF))
+            raise
+        except Exception as bug:
+            self._outcomes.refused(ticket, bug)
+            raise
+        else:
+            self._note_call(ticket.end_attempt(self._clock.now()))
+            self._outcomes.answered(ticket, completion)
+        finally:
+            ticket.call = None
+
+    def _after_failure(self, ticket: Ticket, error: ProviderError) -> None:
+        now = self._clock.now()
+        took = ticket.end_attempt(now)
+        wait = self._outcomes.failed(ticket, error, took)
+        if wait is not None:
+            self._queue.put_back(ticket, not_before=now + wait)
+
+    def _note_call(self, took: float) -> None:
+        old = self._mean_call
+        self._mean_call = took if old is None else old + SMOOTHING * (took - old)
+
+    def _free_slot(self) -> None:
+        self._in_flight -= 1
+        self._wake()
+        self._look_idle()
+
+    def _batch_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            # Its callers have it too; but a bug must also reach whoever watches the loop.
+            context = {"message": "a batch of the gateway failed", "exception": bug, "task": task}
+            task.get_loop().call_exception_handler(context)
+        self._look_idle()
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Send without waiting for company from now on, and turn away those who wait for room."""
+        self._draining = True
+        self._queue.close()
+        self._wake()
+
+    async def drained(self) -> None:
+        """Return when nothing waits and nothing is under way."""
+        while len(self._queue) or self._in_flight or self._tasks:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    async def cancel(self) -> int:
+        """End everything now; every caller gets GatewayClosedError. Returns how many requests that were."""
+        waiting = list(self._queue)
+        for ticket in waiting:
+            self._queue.discard(ticket)
+            self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT if not ticket.attempts else CUT_OFF))
+        cut_off = self._in_flight
+        for task in self._tasks:
+            task.cancel()
+        self._set_alarm(None)
+        await self.drained()
+        return len(waiting) + cut_off
+
+    def _look_idle(self) -> None:
+        idle = self._idle
+        if idle is not None and not idle.done() and not (len(self._queue) or self._in_flight or self._tasks):
+            idle.set_result(None)
+
+
+NEVER_SENT = "The gateway was shut down before this request was sent."
+CUT_OFF = "The gateway was shut down while this request was under way; its provider may have charged for it."

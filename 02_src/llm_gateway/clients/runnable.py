@@ -1,0 +1,31 @@
+"""A batch as LangChain runs it: `abatch` over a Runnable that makes one call for each item.
+
+Imported when the first batch leaves, since langchain-core takes a while to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from langchain_core.runnables import Runnable, RunnableConfig
+
+T = TypeVar("T")
+
+
+class CallEach(Runnable[T, None]):
+    """Awaits one function for each item of a batch; all items of a batch run at the same time.
+
+    The function answers its item itself, so a slow item delays none of the others.
+    """
+
+    def __init__(self, call: Callable[[T], Awaitable[None]]) -> None:
+        self._call = call
+
+    def invoke(self, input: T, config: RunnableConfig | None = None, **kwargs: Any) -> None:  # noqa: A002
+        """Not available: a gateway's calls live on its event loop."""
+        raise TypeError("a gateway's batch runs on its event loop; use ainvoke or abatch")
+
+    async def ainvoke(self, input: T, config: RunnableConfig | None = None, **kwargs: Any) -> None:  # noqa: A002, ARG002
+        """Make the call of one item."""
+        await self._call(input)

@@ -1,0 +1,92 @@
+"""An event as one line of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from llm_gateway.events import (
+    AttemptFailed,
+    BatchClosed,
+    BatchOpened,
+    Event,
+    RequestDone,
+    RetryScheduled,
+    ShutdownBegan,
+    ShutdownEnded,
+)
+from llm_gateway.models import RequestPriority
+
+JOURNALLED = frozenset(
+    {BatchOpened, BatchClosed, RequestDone, RetryScheduled, AttemptFailed, ShutdownBegan, ShutdownEnded}
+)
+"""What the journal writes down. The rest is for counters: a request that was queued will end as `item_done`."""
+
+LINES_LOST = "lines_lost"
+"""The event that stands where lines are missing, with their number as `lines`."""
+
+MICROSECONDS = 6
+PRIORITIES = {priority: priority.name.lower() for priority in RequestPriority}
+
+
+def line_of(at: datetime, event: Event) -> bytes:
+    """Return the line of `event`, its end included: time, name, then every field that is not None.
+
+    Durations are seconds with six decimals, a priority is "high", "normal" or "low", `usage` becomes `input_tokens`,
+    `output_tokens` and so on. Raises TypeError, ValueError or RuntimeError for what cannot be written as JSON.
+    """
+    record: dict[str, Any] = {"ts": stamp(at), "event": event.name}
+    for name in FIELDS[type(event)]:
+        value = getattr(event, name)
+        if value is None:
+            continue
+        if name == "usage":
+            record.update(value.__dict__)  # its fields alone; model_dump() would take five times as long
+        else:
+            form = FORMS.get(name)
+            record[name] = value if form is None else form(value)
+    return encoded(record)
+
+
+def _seconds(duration: float) -> float:
+    return round(duration, MICROSECONDS)
+
+
+def _by_priority(counts: Mapping[RequestPriority, int]) -> dict[str, int]:
+    return {PRIORITIES[priority]: count for priority, count in counts.items()}
+
+
+FIELDS = {cls: tuple(field.name for field in fields(cls)) for cls in JOURNALLED}
+FORMS: Mapping[str, Callable[[Any], Any]] = {
+    "wait": _seconds,
+    "queue_wait": _seconds,
+    "provider_time": _seconds,
+    "priority": PRIORITIES.__getitem__,
+    "classes": _by_priority,
+}
+
+
+def lost_line(at: datetime, lines: int) -> bytes:
+    """Return the line that stands for `lines` missing ones."""
+    return encoded({"ts": stamp(at), "event": LINES_LOST, "lines": lines})
+
+
+def stamp(at: datetime) -> str:
+    """Write an instant in UTC as RFC 3339, always with microseconds, so that lines sort as text."""
+    text = at.isoformat() if at.microsecond else at.isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
+
+
+def encoded(record: Mapping[str, Any]) -> bytes:
+    """Return `record` as one line of UTF-8."""
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # Half a surrogate pair in somebody's text, or an integer beyond 64 bits: rare, so the slow way will do.
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8", "replace") + b"\n"

@@ -1,0 +1,33 @@
+"""What every test gets: a clean environment, a folder of its own, and providers on loopback where it asks for one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fakes.emulator import Emulator
+
+# The libraries read these behind our back: a developer's key or address must not decide what a test sees.
+LEAKING = ("OPENAI_", "ANTHROPIC_", "OLLAMA_", "LANGSMITH_", "LANGCHAIN_")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(LEAKING):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in an empty folder, so that a default journal never lands in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with Emulator.serve() as serving:
+        yield serving

@@ -1,0 +1,130 @@
+"""Laws of the whole gateway under seeded storms in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import pytest
+
+from fakes.provider import FakeProvider, Recorder, ask, gateway_over, rate_limited, unavailable
+from fakes.virtual_time import run_virtual
+from llm_gateway import GatewayError, LLMRequest, LLMResponse, RequestPriority, RequestRejectedError
+from llm_gateway.events import AttemptFailed, BatchClosed, RequestDone, RequestQueued
+
+PRIORITIES = list(RequestPriority)
+
+
+class Storm:
+    """Agents come, wait, leave and fail at random; the gateway may be shut down in the middle."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = Random(seed)
+        self.provider = FakeProvider(answer=self.answer, latency=lambda _: rng.choice([0.0, rng.expovariate(1.0)]))
+        self.seen = Recorder()
+        self.slots = rng.randint(1, 6)
+        self.outcomes: dict[str, object] = {}
+        self.gateway = gateway_over(
+            self.provider,
+            observers=[self.seen],
+            models={"gpt-4o-mini": {"max_concurrency": self.slots}},
+            batching={
+                "max_batch_size": rng.randint(1, 5),
+                "max_wait_ms": rng.choice([0, 500]),
+                "max_queue_size": rng.randint(1, 20),
+            },
+        )
+
+    def answer(self, _request: LLMRequest) -> Exception | None:
+        draw = self.rng.random()
+        if draw < 0.1:
+            return rate_limited(self.rng.choice([None, self.rng.uniform(0, 3)]))
+        if draw < 0.2:
+            return unavailable()
+        if draw < 0.25:
+            return RequestRejectedError("no", provider="fake", model="m", status=400)
+        return ValueError("a bug") if draw < 0.251 else None
+
+    async def one(self, name: str) -> None:
+        await asyncio.sleep(self.rng.uniform(0, 10))
+        deadline = self.rng.choice([None, self.rng.uniform(0.1, 5)])
+        try:
+            self.outcomes[name] = await self.gateway.request(ask(name, self.rng.choice(PRIORITIES), deadline=deadline))
+        except (GatewayError, ValueError) as error:
+            self.outcomes[name] = error
+
+    async def many(self, name: str) -> None:
+        await asyncio.sleep(self.rng.uniform(0, 10))
+        asked = [ask(f"{name}.{n}", self.rng.choice(PRIORITIES)) for n in range(self.rng.randint(1, 8))]
+        try:
+            outcomes = await self.gateway.batch(asked, return_exceptions=True)
+            self.outcomes |= zip((each.request_id for each in asked), outcomes, strict=True)
+        except GatewayError as error:
+            self.outcomes[name] = error
+
+    async def run(self) -> None:
+        rng = self.rng
+        agents = [self.one if rng.random() < 0.7 else self.many for _ in range(40)]
+        callers = [asyncio.create_task(agent(str(n))) for n, agent in enumerate(agents)]
+        for caller in rng.sample(callers, 8):
+            asyncio.get_running_loop().call_later(rng.uniform(0, 12), caller.cancel)
+        await asyncio.sleep(rng.uniform(5, 30))
+        await self.gateway.shutdown(timeout=rng.choice([0.0, 1.0, 100.0]))
+        await asyncio.wait(callers)
+
+    def check(self) -> None:
+        stats, ledger, events = self.gateway.get_stats(), self.provider.ledger, self.seen.events
+        assert (stats["in_flight"], sum(stats["queued"].values()), self.provider.under_way) == (0, 0, 0)
+        assert self.provider.most_under_way <= self.slots
+        assert all(isinstance(each, LLMResponse | GatewayError | ValueError) for each in self.outcomes.values())
+        queued = [event.request_id for event in events if isinstance(event, RequestQueued)]
+        done = [event for event in events if isinstance(event, RequestDone)]
+        assert len(set(queued)) == len(queued)
+        assert sorted(queued) == sorted(event.request_id for event in done)  # each settled exactly once
+        assert sum(event.attempt for event in done) == len(ledger)  # no call that the gateway does not know of
+        refused = {"RateLimitError", "ProviderUnavailableError", "RequestRejectedError"}
+        failed = sum(isinstance(event, AttemptFailed) for event in events)
+        assert failed == sum(entry.outcome in refused for entry in ledger)
+        answered = {name for name, outcome in self.outcomes.items() if isinstance(outcome, LLMResponse)}
+        assert answered <= {entry.request.request_id for entry in ledger if entry.outcome == "answered"}
+        # A request whose caller leaves after its batch closed is not sent.
+        assert sum(event.size for event in events if isinstance(event, BatchClosed)) >= len(ledger)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_every_request_is_settled_exactly_once_and_every_call_is_on_record(block: int) -> None:
+    for seed in range(block * 30, block * 30 + 30):
+        try:
+            storm = Storm(seed)
+            run_virtual(storm.run(), bugs=("a bug",))
+            storm.check()
+        except BaseException as error:
+            error.add_note(f"storm of seed {seed}")
+            raise
+
+
+def test_a_storm_of_one_seed_always_goes_the_same_way() -> None:
+    def trace() -> list[tuple[str, float]]:
+        provider = FakeProvider(script=[unavailable(), rate_limited(), "ok", unavailable()])
+
+        async def main() -> None:
+            async with gateway_over(provider, models={"gpt-4o-mini": {"max_concurrency": 2}}) as gateway:
+                await gateway.batch([ask(str(n), PRIORITIES[n % 3]) for n in range(9)])
+
+        run_virtual(main())
+        return [(entry.request.request_id, entry.began) for entry in provider.ledger]
+
+    assert trace() == trace()
+
+
+def test_nested_requests_finish_at_concurrency_one() -> None:
+    async def main() -> str:
+        async with gateway_over(FakeProvider(), models={"gpt-4o-mini": {"max_concurrency": 1}}) as gateway:
+
+            async def agent(depth: int) -> str:
+                answer = (await gateway.request(ask(f"before {depth}"))).content
+                return answer + (await agent(depth - 1) if depth else "")
+
+            return await agent(5)
+
+    assert run_virtual(main()) == "ok" * 6

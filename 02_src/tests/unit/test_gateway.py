@@ -1,0 +1,385 @@
+"""What callers of the gateway see: answers, errors, order, cancellation, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from fakes.provider import FakeProvider, Recorder, ask, gateway_over, rate_limited, unavailable
+from llm_gateway import (
+    BatchError,
+    DeadlineExceededError,
+    GatewayClosedError,
+    InvalidRequestError,
+    LLMGateway,
+    LLMResponse,
+    ProviderUnavailableError,
+    QueueFullError,
+    RequestPriority,
+    RequestRejectedError,
+    UnknownModelError,
+)
+from llm_gateway.events import BatchClosed, ShutdownEnded
+
+HIGH, NORMAL, LOW = RequestPriority
+
+
+def closings(seen: Recorder) -> list[tuple[int, str]]:
+    """Size of each batch, and why it left."""
+    return [(event.size, event.why) for event in seen.events if isinstance(event, BatchClosed)]
+
+
+ONE_SLOT: Mapping[str, object] = {"gpt-4o-mini": {"max_concurrency": 1}}
+
+
+async def test_a_request_is_answered_with_a_receipt() -> None:
+    async with gateway_over(FakeProvider(latency=lambda _: 2.0)) as gateway:
+        response = await gateway.request(ask("a"))
+    assert (response.request_id, response.content, response.model) == ("a", "ok", "gpt-4o-mini")
+    assert (response.tokens_used, response.finish_reason) == (15, "stop")
+    receipt = response.receipt
+    assert receipt is not None
+    assert (receipt.attempts, receipt.provider_time, receipt.queue_wait) == (1, 2.0, 0.0)
+    assert receipt.deployment == "openai/gpt-4o-mini"
+    assert receipt.cost_usd == pytest.approx((10 * 0.15 + 5 * 0.60) / 1e6)
+
+
+async def test_a_gather_of_agents_forms_one_batch_without_a_timer() -> None:
+    seen = Recorder()
+    async with gateway_over(FakeProvider(), observers=[seen]) as gateway:
+        await asyncio.gather(*(gateway.request(ask(str(n))) for n in range(20)))
+    assert closings(seen) == [(20, "idle")]
+
+
+async def test_a_busy_lane_sends_what_queued_when_slots_come_free() -> None:
+    provider = FakeProvider()
+    seen = Recorder()
+    models = {"gpt-4o-mini": {"max_concurrency": 4}}
+    async with gateway_over(provider, observers=[seen], models=models) as gateway:
+        await asyncio.gather(*(gateway.request(ask(str(n))) for n in range(10)))
+    assert closings(seen) == [(4, "slots"), (4, "slots"), (2, "idle")]
+    assert provider.most_under_way == 4
+    assert provider.sent == [str(n) for n in range(10)]
+
+
+async def test_a_batch_never_exceeds_its_size() -> None:
+    seen = Recorder()
+    async with gateway_over(FakeProvider(), observers=[seen], batching={"max_batch_size": 8}) as gateway:
+        await gateway.batch([ask(str(n)) for n in range(20)])
+    assert closings(seen) == [(8, "size"), (8, "size"), (4, "idle")]
+
+
+async def test_the_first_request_waits_for_company_only_as_long_as_allowed() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider, batching={"max_wait_ms": 200}) as gateway:
+        first = asyncio.create_task(gateway.request(ask("first")))
+        await asyncio.sleep(0.15)
+        second = asyncio.create_task(gateway.request(ask("second")))
+        await asyncio.gather(first, second)
+    assert [entry.began for entry in provider.ledger] == [pytest.approx(0.2)] * 2
+
+
+async def test_what_waited_for_a_slot_does_not_wait_for_company_again() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider, models=ONE_SLOT, batching={"max_wait_ms": 500}) as gateway:
+        await asyncio.gather(gateway.request(ask("first")), gateway.request(ask("second")))
+    assert [entry.began for entry in provider.ledger] == [0.0, 1.0]  # two requests fill the only slot at once
+
+
+async def test_a_user_who_waits_never_waits_for_company() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider, batching={"max_wait_ms": 200}) as gateway:
+        low = asyncio.create_task(gateway.request(ask("low", LOW)))
+        await asyncio.sleep(0.05)
+        await gateway.request(ask("high", HIGH))
+        await low
+    assert [entry.began for entry in provider.ledger] == [0.05, 0.05]
+    assert provider.sent == ["high", "low"]
+
+
+async def test_high_goes_before_normal_before_low() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider, models=ONE_SLOT) as gateway:
+        requests = [ask("l", LOW), ask("n1"), ask("h", HIGH), ask("n2")]
+        await asyncio.gather(*(gateway.request(each) for each in requests))
+    assert provider.sent == ["h", "n1", "n2", "l"]
+
+
+async def test_a_slow_item_delays_no_neighbour() -> None:
+    provider = FakeProvider(latency=lambda request: 10.0 if request.request_id == "0" else 0.1)
+    ended: dict[str, float] = {}
+    async with gateway_over(provider) as gateway:
+
+        async def agent(name: str) -> None:
+            await gateway.request(ask(name))
+            ended[name] = asyncio.get_running_loop().time()
+
+        await asyncio.gather(*(agent(str(n)) for n in range(32)))
+    assert max(when for name, when in ended.items() if name != "0") == pytest.approx(0.1)
+
+
+async def test_a_failing_item_fails_alone() -> None:
+    rejected = RequestRejectedError("no", provider="fake", model="m", status=400)
+    provider = FakeProvider(answer=lambda request: rejected if request.request_id == "bad" else None)
+    async with gateway_over(provider) as gateway:
+        with pytest.raises(BatchError, match="1 of 3 requests failed") as caught:
+            await gateway.batch([ask("a"), ask("bad"), ask("c")])
+    assert [type(outcome) for outcome in caught.value.outcomes] == [LLMResponse, RequestRejectedError, LLMResponse]
+    assert caught.value.errors == [rejected]
+    assert [response.request_id for response in caught.value.responses] == ["a", "c"]
+    assert provider.sent == ["a", "bad", "c"]  # once each
+
+
+async def test_batch_keeps_the_order_of_the_requests() -> None:
+    provider = FakeProvider(latency=lambda request: 10.0 - int(request.request_id))
+    async with gateway_over(provider) as gateway:
+        responses = await gateway.batch([ask(str(n)) for n in range(10)])
+    assert [response.request_id for response in responses] == [str(n) for n in range(10)]
+
+
+async def test_batch_waits_for_room_where_a_request_is_turned_away() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider, models=ONE_SLOT, batching={"max_queue_size": 2}) as gateway:
+        flood = asyncio.create_task(gateway.batch([ask(str(n)) for n in range(9)]))
+        await asyncio.sleep(1.5)
+        with pytest.raises(QueueFullError) as caught:
+            await gateway.request(ask("one more"))
+        assert (caught.value.depth, caught.value.limit) == (2, 2)
+        assert caught.value.retry_after == pytest.approx(2.0)  # two wait, one slot, a call takes a second
+        assert len(await flood) == 9
+    assert provider.sent == [str(n) for n in range(9)]
+
+
+async def test_a_flood_of_low_leaves_room_for_high() -> None:
+    async with gateway_over(FakeProvider(), models=ONE_SLOT, batching={"max_queue_size": 2}) as gateway:
+        flood = asyncio.create_task(gateway.batch([ask(str(n), LOW) for n in range(9)]))
+        await asyncio.sleep(1.5)
+        await gateway.request(ask("high", HIGH))
+        assert asyncio.get_running_loop().time() == pytest.approx(3.0)  # after the one under way
+        await flood
+
+
+async def test_bad_input_costs_no_provider_call() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider) as gateway:
+        with pytest.raises(UnknownModelError, match="'gpt-4o-mnii' is not configured; did you mean 'gpt-4o-mini'"):
+            await gateway.request(ask("a", model="gpt-4o-mnii"))
+        with pytest.raises(InvalidRequestError, match="'a' stands twice in this batch"):
+            await gateway.batch([ask("a"), ask("b"), ask("a")])
+        with pytest.raises(InvalidRequestError, match="expected an LLMRequest, got dict"):
+            await gateway.request({"model": "x"})  # type: ignore[arg-type]
+        assert provider.ledger == []
+        outcomes = await gateway.batch([ask("a"), ask("a"), ask("b", model="nope")], return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [LLMResponse, InvalidRequestError, UnknownModelError]
+    assert provider.sent == ["a"]
+
+
+async def test_a_retry_waits_as_long_as_the_provider_asked_and_holds_nothing() -> None:
+    provider = FakeProvider(script=[rate_limited(retry_after=20.0)], latency=lambda _: 1.0)
+    async with gateway_over(provider, models=ONE_SLOT) as gateway:
+        limited = asyncio.create_task(gateway.request(ask("limited")))
+        await asyncio.sleep(2.0)
+        assert gateway.get_stats()["queued"]["normal"] == 1
+        await gateway.request(ask("other"))  # the only slot is free meanwhile
+        assert asyncio.get_running_loop().time() == 3.0
+        response = await limited
+    assert response.receipt is not None
+    assert response.receipt.attempts == 2
+    assert 21.0 <= provider.ledger[-1].began <= 22.0  # the hint, and a second of jitter at most
+    assert response.receipt.provider_time == 2.0
+    assert response.receipt.queue_wait == pytest.approx(provider.ledger[-1].began - 1.0)
+
+
+async def test_attempts_end_with_the_providers_error() -> None:
+    provider = FakeProvider(answer=lambda _: unavailable())
+    async with gateway_over(provider, retry={"max_attempts": 3}) as gateway:
+        with pytest.raises(ProviderUnavailableError) as caught:
+            await gateway.request(ask("a"))
+    assert caught.value.attempts == 3
+    assert len(provider.ledger) == 3
+
+
+async def test_retries_end_when_the_quota_of_the_deployment_is_used_up() -> None:
+    provider = FakeProvider(answer=lambda _: unavailable())
+    async with gateway_over(provider, retry={"quota": 140, "max_attempts": 5}) as gateway:
+        await gateway.batch([ask(str(n)) for n in range(100)], return_exceptions=True)
+    assert len(provider.ledger) == 100 + 10  # a retry takes 14 of the 140 permits
+
+
+async def test_a_leaving_caller_cancels_only_its_own_call() -> None:
+    provider = FakeProvider(latency=lambda _: 5.0)
+    async with gateway_over(provider) as gateway:
+        callers = [asyncio.create_task(gateway.request(ask(str(n)))) for n in range(3)]
+        await asyncio.sleep(1.0)
+        callers[1].cancel()
+        answers = await asyncio.gather(*callers, return_exceptions=True)
+        stats = gateway.get_stats()
+    assert [type(answer) for answer in answers] == [LLMResponse, asyncio.CancelledError, LLMResponse]
+    assert [entry.outcome for entry in provider.ledger] == ["answered", "cancelled", "answered"]
+    assert provider.ledger[1].ended == 1.0
+    assert (stats["completed"], stats["cancelled"], stats["in_flight"]) == (2, 1, 0)
+
+
+async def test_a_caller_who_leaves_the_queue_costs_no_provider_call() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider, models=ONE_SLOT) as gateway:
+        callers = [asyncio.create_task(gateway.request(ask(str(n)))) for n in range(3)]
+        await asyncio.sleep(0.5)
+        callers[1].cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+    assert provider.sent == ["0", "2"]
+
+
+async def test_a_caller_who_leaves_before_the_tick_is_over_is_not_sent() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider) as gateway:
+        leaving = asyncio.create_task(gateway.request(ask("a")))
+        await asyncio.sleep(0)  # submitted, and the pump is due
+        await asyncio.sleep(0)  # the batch has left, and its call is about to begin
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert (await gateway.request(ask("b"))).content == "ok"
+        assert gateway.get_stats()["in_flight"] == 0
+    assert provider.sent == ["b"]
+
+
+async def test_a_cancelled_batch_leaves_nothing_under_way() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider, models={"gpt-4o-mini": {"max_concurrency": 4}}) as gateway:
+        many = asyncio.create_task(gateway.batch([ask(str(n)) for n in range(40)]))
+        await asyncio.sleep(1.5)
+        many.cancel()
+        await asyncio.wait([many])
+        await asyncio.sleep(0)
+        stats = gateway.get_stats()
+        assert (stats["in_flight"], sum(stats["queued"].values())) == (0, 0)
+    assert [entry.outcome for entry in provider.ledger] == ["answered"] * 4 + ["cancelled"] * 4
+
+
+async def test_a_deadline_in_the_queue_costs_no_call_and_says_what_it_waited_for() -> None:
+    provider = FakeProvider(latency=lambda _: 10.0)
+    async with gateway_over(provider, models=ONE_SLOT) as gateway:
+        first = asyncio.create_task(gateway.request(ask("first")))
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceededError, match="within the deadline of 3 s; the request was waiting in the q"):
+            await gateway.request(ask("second", deadline=3.0))
+        assert asyncio.get_running_loop().time() == 3.0
+        await first
+    assert provider.sent == ["first"]
+
+
+async def test_a_deadline_cancels_the_call_under_way_and_the_pause_before_a_retry() -> None:
+    provider = FakeProvider(latency=lambda _: 10.0)
+    async with gateway_over(provider) as gateway:
+        with pytest.raises(DeadlineExceededError, match="in the provider's hands, attempt 1"):
+            await gateway.request(ask("slow", deadline=3.0))
+        provider.script.append(rate_limited(retry_after=60.0))
+        with pytest.raises(DeadlineExceededError, match="pausing before attempt 2"):
+            await gateway.request(ask("limited", deadline=15.0))
+    assert [entry.outcome for entry in provider.ledger] == ["cancelled", "RateLimitError"]
+
+
+async def test_shutdown_answers_what_was_accepted() -> None:
+    provider = FakeProvider(script=[unavailable()])
+    gateway = gateway_over(provider, models=ONE_SLOT)
+    callers = [asyncio.create_task(gateway.request(ask(str(n)))) for n in range(3)]
+    await asyncio.sleep(0)
+    await gateway.shutdown()
+    answers = await asyncio.gather(*callers)
+    assert [answer.content for answer in answers] == ["ok"] * 3
+    assert provider.closed > 0
+    with pytest.raises(GatewayClosedError, match="shut down; build a new LLMGateway"):
+        await gateway.request(ask("late"))
+
+
+async def test_shutdown_cancels_what_is_left_after_its_timeout() -> None:
+    provider = FakeProvider(latency=lambda _: 100.0)
+    seen = Recorder()
+    gateway = gateway_over(provider, observers=[seen], models=ONE_SLOT)
+    callers = [asyncio.create_task(gateway.request(ask(str(n)))) for n in range(3)]
+    await asyncio.sleep(0)
+    await gateway.shutdown(timeout=5.0)
+    assert asyncio.get_running_loop().time() == 5.0
+    errors = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(error) for error in errors] == [GatewayClosedError] * 3
+    assert "under way" in str(errors[0])
+    assert "before this request was sent" in str(errors[1])
+    assert provider.under_way == 0
+    assert seen.events[-1] == ShutdownEnded(cancelled=3, drained=0)
+
+
+async def test_shutdown_before_a_batch_has_begun_its_calls_settles_every_caller() -> None:
+    provider = FakeProvider()
+    gateway = gateway_over(provider)
+    callers = [asyncio.create_task(gateway.request(ask(str(n)))) for n in range(3)]
+    await asyncio.sleep(0)
+    await gateway.shutdown(timeout=0)
+    errors = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(error) for error in errors] == [GatewayClosedError] * 3
+
+
+async def test_shutdown_can_be_called_twice_at_the_same_time_and_after() -> None:
+    gateway = gateway_over(FakeProvider())
+    caller = asyncio.create_task(gateway.request(ask("a")))
+    await asyncio.sleep(0)
+    await asyncio.gather(gateway.shutdown(), gateway.shutdown())
+    await gateway.shutdown()
+    assert (await caller).content == "ok"
+
+
+async def test_a_cancelled_shutdown_cancels_what_is_left_at_once() -> None:
+    gateway = gateway_over(FakeProvider(latency=lambda _: 100.0))
+    caller = asyncio.create_task(gateway.request(ask("a")))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(gateway.shutdown())
+    await asyncio.sleep(1.0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(GatewayClosedError):
+        await caller
+
+
+async def test_a_batch_that_waits_for_room_hears_of_the_shutdown() -> None:
+    gateway = gateway_over(FakeProvider(), models=ONE_SLOT, batching={"max_queue_size": 1})
+    many = asyncio.create_task(gateway.batch([ask(str(n)) for n in range(5)]))
+    await asyncio.sleep(0.5)
+    await gateway.shutdown()
+    with pytest.raises(BatchError) as caught:
+        await many
+    assert [type(outcome) for outcome in caught.value.outcomes] == [LLMResponse] * 2 + [GatewayClosedError] * 3
+
+
+async def test_leaving_the_block_with_an_error_does_not_wait_for_answers() -> None:
+    gateway = gateway_over(FakeProvider(latency=lambda _: 100.0))
+    caller = asyncio.create_task(gateway.request(ask("a")))
+    await asyncio.sleep(0)
+
+    async def failing_block() -> None:
+        async with gateway:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await failing_block()
+    with pytest.raises(GatewayClosedError):
+        await caller
+    assert asyncio.get_running_loop().time() == 0.0
+
+
+async def test_stats_are_plain_json() -> None:
+    provider = FakeProvider(script=[rate_limited()])
+    async with gateway_over(provider) as gateway:
+        await gateway.batch([ask(str(n), RequestPriority(n % 3 + 1)) for n in range(6)])
+        stats = json.loads(json.dumps(gateway.get_stats()))
+    assert (stats["submitted"], stats["completed"], stats["attempts"], stats["retries"]) == (6, 6, 7, 1)
+
+
+def test_a_gateway_constructs_with_no_loop_no_key_and_no_file(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    assert LLMGateway({}).get_stats()["submitted"] == 0
+    assert LLMGateway().log_path is None
