@@ -1,0 +1,154 @@
+"""One deployment's chat model: a request in, a completion or a ProviderError out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import RunnableConfig
+
+from llm_gateway.clients import blocks
+from llm_gateway.clients.base import Completion, Deployment
+from llm_gateway.clients.failures import Failures
+from llm_gateway.clients.messages import completion_of, langchain_messages, langchain_tools
+from llm_gateway.clients.transport import Exchange, Lease, exchange
+from llm_gateway.errors import InvalidRequestError
+from llm_gateway.models import LLMRequest
+
+# No callbacks but those that the process turns on for all: the task that runs a batch must not report the calls of
+# many callers to the handlers of the one who came first.
+QUIET: RunnableConfig = {"callbacks": []}
+
+
+class Dialect(Protocol):
+    """How one kind of provider wants to be asked. Stateless between calls."""
+
+    ends_with_reason: bool  # an answer without a finish reason is cut off
+
+    def check(self, request: LLMRequest, profile: dict[str, Any], /) -> None:
+        """Raise InvalidRequestError for what this kind is known to refuse."""
+
+    def arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
+        """Return the arguments of `model.ainvoke` for this request, but messages, temperature and tools."""
+
+    def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
+        """Return the arguments that carry the request's tools and its choice among them."""
+
+    def recover(self, error: Exception, /) -> Completion | None:
+        """Return the answer that an error holds, None if it holds none."""
+
+
+class PlainDialect:
+    """What LangChain's own parameters say; the others differ from it."""
+
+    ends_with_reason = True
+
+    def check(self, request: LLMRequest, profile: dict[str, Any], /) -> None:
+        """Refuse nothing."""
+
+    def arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
+        """Set temperature, limit, stop words and the answer's schema by their names in OpenAI's API."""
+        arguments: dict[str, Any] = {}
+        if takes_temperature(model.profile):
+            arguments["temperature"] = request.temperature
+        if request.max_tokens is not None:
+            arguments["max_tokens"] = request.max_tokens
+        if request.stop:
+            arguments["stop"] = request.stop
+        if request.response_format is not None:
+            arguments["response_format"] = json_schema(request.response_format)
+        return arguments
+
+    def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
+        """Let the partner package translate tools and choice."""
+        choice = request.tool_choice
+        bound = model.bind_tools(langchain_tools(request.tools or ()), **({"tool_choice": choice} if choice else {}))
+        return dict(getattr(bound, "kwargs", {}))
+
+    def recover(self, error: Exception, /) -> Completion | None:  # noqa: ARG002 - the seam's signature
+        """Find nothing."""
+        return None
+
+
+def takes_temperature(profile: Any) -> bool:
+    """Tell whether a model takes a temperature; one of which nothing is known does."""
+    return (profile or {}).get("temperature") is not False
+
+
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema as OpenAI's API wants it; Anthropic's and Ollama's packages translate from that form."""
+    name = str(schema.get("title") or "answer").replace(" ", "_")[:64]
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+
+
+class LangChainClient:
+    """ChatClient over one LangChain chat model.
+
+    `leases` are what it shares with others (connections, a local server); it leaves them when it is closed.
+    """
+
+    def __init__(
+        self, model: BaseChatModel, deployment: Deployment, dialect: Dialect, *, leases: Sequence[Lease] = ()
+    ) -> None:
+        self._model = model
+        self._dialect = dialect
+        self._failures = Failures(deployment)
+        self._profile: dict[str, Any] = dict(model.profile or {})
+        self._leases = leases
+
+    def check(self, request: LLMRequest, /) -> None:
+        """Raise InvalidRequestError for what the model's profile or its provider's API is known to refuse."""
+        check_profile(request, self._profile)
+        self._dialect.check(request, self._profile)
+
+    async def generate(self, request: LLMRequest, /) -> Completion:
+        """Make one provider call, no retry. Raises ProviderError, and nothing else but cancellation."""
+        seen = Exchange()
+        token = exchange.set(seen)
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task else 0
+        try:
+            return await self._call(request)
+        except Exception as error:
+            if task and task.cancelling() > cancels:
+                raise asyncio.CancelledError from error  # whoever swallowed it below, the caller asked for it
+            failure, cause = self._failures.translate(error, seen, request.request_id)
+        finally:
+            exchange.reset(token)
+        raise failure from cause  # outside `except`: an error that holds the key must not be its context either
+
+    async def _call(self, request: LLMRequest) -> Completion:
+        arguments = self._dialect.arguments(request, self._model)
+        if request.tools:
+            arguments |= self._dialect.tool_arguments(request, self._model)
+        try:
+            message = await self._model.ainvoke(langchain_messages(request.messages), QUIET, **arguments)
+        except Exception as error:
+            recovered = self._dialect.recover(error)
+            if recovered is None:
+                raise
+            return recovered
+        return completion_of(message, needs_reason=self._dialect.ends_with_reason)
+
+    async def aclose(self) -> None:
+        """Leave what is shared; it is closed after its last user. Safe to call twice."""
+        for lease in self._leases:
+            await lease.aclose()
+
+
+def check_profile(request: LLMRequest, profile: dict[str, Any]) -> None:
+    """Raise InvalidRequestError for content and a forced choice that a model's profile explicitly denies.
+
+    What profiles say of tools and schemas is wrong for some models; there the provider's own refusal counts.
+    """
+    if any(not isinstance(message.content, str) for message in request.messages):
+        blocks.check(request.messages, profile)
+    if request.tool_choice not in {None, "auto", "none"} and profile.get("tool_choice") is False:
+        refuse("tool_choice", f"this model cannot be forced ('{request.tool_choice}'); use 'auto' or another model.")
+
+
+def refuse(field: str, reason: str) -> None:
+    """Raise InvalidRequestError."""
+    raise InvalidRequestError(reason, field=field, record="LLMRequest")

@@ -1,0 +1,75 @@
+"""From a deployment's settings to the constructor of a chat model, with errors that name the key to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from llm_gateway.clients.base import Deployment
+from llm_gateway.clients.wording import Redactor
+from llm_gateway.errors import ConfigurationError, MissingApiKeyError
+
+NO_KEY = "no-key"  # where none is needed, the SDKs want one all the same
+
+
+def key_of(deployment: Deployment) -> str:
+    """Return the endpoint's key, or a placeholder where it needs none. Raises MissingApiKeyError."""
+    endpoint = deployment.endpoint
+    if endpoint.api_key is not None:
+        return endpoint.api_key.get_secret_value()
+    if endpoint.key_variable is None:
+        return NO_KEY
+    raise MissingApiKeyError(
+        f"The model '{deployment.name}' needs an API key of {endpoint.name}: set the environment variable "
+        f"{endpoint.key_variable}, or `[providers.{endpoint.name}] api_key` in the configuration."
+    )
+
+
+def check_url(deployment: Deployment) -> None:
+    """Raise ConfigurationError for a base_url that is no HTTP address."""
+    endpoint = deployment.endpoint
+    parts = urlsplit(endpoint.base_url or "")
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ConfigurationError(
+            f"Configuration key providers.{endpoint.name}.base_url: '{endpoint.base_url}' is no HTTP address; "
+            "write it as http://host:port/path or https://host/path."
+        )
+
+
+def check_options(deployment: Deployment, ours: AbstractSet[str]) -> dict[str, Any]:
+    """Return the user's constructor arguments. Raises ConfigurationError for one that the gateway sets itself."""
+    options = deployment.settings.options
+    taken = sorted(ours & options.keys())
+    if taken:
+        raise ConfigurationError(
+            f"Configuration key models.{deployment.name}.options.{taken[0]}: the gateway sets this itself, from the "
+            "other keys of [models], [providers] and [retry]; leave it out."
+        )
+    return dict(options)
+
+
+@contextmanager
+def constructing(deployment: Deployment) -> Iterator[None]:
+    """Turn what a chat model's constructor raises into a ConfigurationError of one sentence."""
+    key = deployment.endpoint.api_key
+    redact = Redactor(key.get_secret_value() if key else None)
+    where = f"Configuration key models.{deployment.name}"
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        option = ".".join(("options", *map(str, problem["loc"])))
+        raise ConfigurationError(f"{where}.{option}: {redact(problem['msg'])}.") from None
+    except Exception as error:  # noqa: BLE001 - a partner package may raise anything here
+        words = redact(str(error).partition("\n")[0]).rstrip(".")
+        kind = deployment.endpoint.kind
+        raise ConfigurationError(
+            f"{where}: the chat model of '{kind}' cannot be set up: {type(error).__name__}: {words}."
+        ) from None

@@ -1,0 +1,127 @@
+"""Our records as LangChain's messages, and LangChain's answer as a Completion."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from llm_gateway.clients.base import Completion
+from llm_gateway.models import LLMMessage, LLMTool, LLMToolCall, TokenUsage
+
+# The providers' words for why an answer ended, in lower case. Any other word is passed on as it is.
+FINISH_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "completed": "stop",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+}
+# Where the partner packages put that word, and the Responses API its `status`.
+FINISH_KEYS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
+
+
+class UnreadableAnswerError(Exception):
+    """The provider's answer came whole, but is none: translated into IncompleteResponseError."""
+
+
+def langchain_messages(messages: Iterable[LLMMessage]) -> list[BaseMessage]:
+    """Return the conversation in LangChain's classes; contents are shared, not copied."""
+    return [_message(each) for each in messages]
+
+
+def _message(message: LLMMessage) -> BaseMessage:
+    content: Any = message.content
+    match message.role:
+        case "user":
+            return HumanMessage(content)
+        case "system":
+            return SystemMessage(content)
+        case "tool":
+            return ToolMessage(content, tool_call_id=message.tool_call_id)
+        case "assistant":
+            calls = [
+                {"type": "tool_call", "id": call.id, "name": call.name, "args": call.arguments}
+                for call in message.tool_calls or ()
+            ]
+            return AIMessage(content, tool_calls=calls)
+
+
+def langchain_tools(tools: Iterable[LLMTool]) -> list[dict[str, Any]]:
+    """Return tools in the one form that every partner package's `bind_tools` reads whole."""
+    return [{"name": tool.name, "description": tool.description, "parameters": tool.input_schema} for tool in tools]
+
+
+def completion_of(message: AIMessage, *, needs_reason: bool) -> Completion:
+    """Read an answer. Raises UnreadableAnswerError for one that ends without a reason or with broken tool calls."""
+    reason = _finish_reason(message.response_metadata)
+    if reason is None and needs_reason:
+        raise UnreadableAnswerError("it ends without a finish reason")
+    calls = tuple(_tool_calls(message, cut=reason == "length"))
+    content = message.content if isinstance(message.content, str) else str(message.text)
+    if calls and reason in {"stop", None}:
+        reason = "tool_calls"
+    refusal = message.additional_kwargs.get("refusal")
+    if refusal:
+        content, reason = content or str(refusal), "refusal"
+    return Completion(content=content, tool_calls=calls, finish_reason=reason, usage=_usage(message))
+
+
+def _finish_reason(metadata: Mapping[str, Any]) -> str | None:
+    word = next((metadata[key] for key in FINISH_KEYS if metadata.get(key)), None)
+    if word is None:
+        word = metadata.get("status")
+        if word == "incomplete":
+            word = (metadata.get("incomplete_details") or {}).get("reason")
+    if not word:
+        return None
+    return FINISH_REASONS.get(str(word).lower(), str(word))
+
+
+def _tool_calls(message: AIMessage, *, cut: bool) -> Iterable[LLMToolCall]:
+    for call in message.tool_calls:
+        # Some servers give no id; the result of the call needs one to refer to.
+        yield LLMToolCall(id=call["id"] or _new_call_id(), name=call["name"], arguments=call["args"])
+    for broken in message.invalid_tool_calls:
+        name = broken["name"] or "unnamed"
+        if not (broken["args"] or "").strip():  # how some servers write "no arguments"
+            yield LLMToolCall(id=broken["id"] or _new_call_id(), name=name, arguments={})
+        elif not cut:  # what `max_tokens` cut off is broken as it must be
+            raise UnreadableAnswerError(f"the arguments of its call of tool '{name}' are no JSON object")
+
+
+def _new_call_id() -> str:
+    return f"call_{uuid.uuid4().hex}"
+
+
+def _usage(message: AIMessage) -> TokenUsage | None:
+    counted: Mapping[str, Any] | None = message.usage_metadata
+    if counted is None:
+        return None
+    into: Mapping[str, Any] = counted.get("input_token_details") or {}
+    out: Mapping[str, Any] = counted.get("output_token_details") or {}
+    return TokenUsage(
+        input_tokens=counted["input_tokens"],
+        output_tokens=counted["output_tokens"],
+        cache_read_tokens=_part(into, "cache_read"),
+        # Anthropic tells either the sum or its parts by lifetime; LangChain then leaves the sum at 0.
+        cache_write_tokens=_part(into, "cache_creation")
+        + _part(into, "ephemeral_5m_input_tokens")
+        + _part(into, "ephemeral_1h_input_tokens"),
+        reasoning_tokens=_part(out, "reasoning"),
+    )
+
+
+def _part(details: Mapping[str, Any], name: str) -> int:
+    """Return a count that OpenAI's service tiers put a prefix to."""
+    if not details:
+        return 0
+    return details.get(name) or details.get(f"flex_{name}") or details.get(f"priority_{name}") or 0
