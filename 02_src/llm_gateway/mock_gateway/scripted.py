@@ -1,0 +1,167 @@
+"""Clients that answer by script: the same seam, the same errors, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from llm_gateway.clients.base import Completion, Deployment
+from llm_gateway.clock import Clock
+from llm_gateway.errors import (
+    AuthenticationError,
+    ContextLengthError,
+    GatewayError,
+    IncompleteResponseError,
+    ModelNotFoundError,
+    ProviderError,
+    ProviderOverloadedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    QuotaExhaustedError,
+    RateLimitError,
+    RequestRejectedError,
+)
+from llm_gateway.mock_gateway.answers import completion_of
+from llm_gateway.mock_gateway.calls import Ledger
+from llm_gateway.mock_gateway.matching import Asked, fits, nearest_rule, shown, what_is_missing
+from llm_gateway.mock_gateway.responses import MockResponses, Reply, Rule, ScriptedError
+from llm_gateway.models import LLMRequest
+
+SERVER_ERROR = 500  # the first HTTP status that blames the provider, not the request
+
+KINDS: Mapping[str, tuple[type[ProviderError], int | None]] = {
+    "rate_limit": (RateLimitError, 429),
+    "timeout": (ProviderTimeoutError, None),
+    "unavailable": (ProviderUnavailableError, None),
+    "overloaded": (ProviderOverloadedError, 529),
+    "incomplete_response": (IncompleteResponseError, None),
+    "rejected": (RequestRejectedError, 400),
+    "context_length": (ContextLengthError, 400),
+    "authentication": (AuthenticationError, 401),
+    "model_not_found": (ModelNotFoundError, 404),
+    "quota_exhausted": (QuotaExhaustedError, 429),
+}
+"""For each kind that a script can name, the class and the status that usually comes with it."""
+
+
+class UnmatchedRequestError(GatewayError):
+    """No rule of the mock fits this call, and it has no default. The message names the nearest rule."""
+
+    kind: ClassVar[str] = "unmatched"
+
+
+class Script:
+    """The rules, and how far each has come."""
+
+    def __init__(self, responses: MockResponses) -> None:
+        self._responses = responses
+        self._answered = [0] * len(responses.rules)
+
+    def next_reply(self, asked: Asked) -> tuple[str, Reply]:
+        """Return the answer to a call, and what the rule is called. Raises UnmatchedRequestError."""
+        rules = self._responses.rules
+        for place, rule in enumerate(rules):
+            if fits(rule.match, asked):
+                turn = min(self._answered[place], len(rule.sequence) - 1)
+                self._answered[place] += 1
+                return label_of(rules, place), rule.sequence[turn]
+        if self._responses.default is None:
+            raise UnmatchedRequestError(_unmatched(rules, asked))
+        return "default", self._responses.default
+
+    def rewind(self) -> None:
+        """Begin every sequence anew."""
+        self._answered = [0] * len(self._answered)
+
+
+def label_of(rules: Sequence[Rule], place: int) -> str:
+    """Return what messages call a rule: its name, or its place in the file."""
+    return rules[place].name or f"rules[{place}]"
+
+
+def _unmatched(rules: Sequence[Rule], asked: Asked) -> str:
+    call = f"{shown(asked.text)} to {asked.model} (request '{asked.request.request_id}', attempt {asked.attempt})"
+    place = nearest_rule(rules, asked)
+    if place is None:
+        return f'The mock has neither rules nor a "default" to answer {call}.'
+    return (
+        f"No rule of the mock fits {call}; the nearest is '{label_of(rules, place)}', which wants "
+        f'{what_is_missing(rules[place].match, asked)}. Change it, add a rule, or set "default".'
+    )
+
+
+class ScriptedClients:
+    """Makes scripted clients, which share one script and one list of calls."""
+
+    def __init__(self, script: Script, ledger: Ledger, *, seed: int, clock: Clock) -> None:
+        self._script = script
+        self._ledger = ledger
+        self._seed = seed
+        self._clock = clock
+
+    def connect(self, deployment: Deployment, /) -> ScriptedClient:
+        """Return the client of a deployment; needs no key and no package."""
+        return ScriptedClient(deployment, self._script, self._ledger, seed=self._seed, clock=self._clock)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class ScriptedClient:
+    """Stands in for the chat model of one deployment."""
+
+    def __init__(self, deployment: Deployment, script: Script, ledger: Ledger, *, seed: int, clock: Clock) -> None:
+        self._deployment = deployment
+        self._script = script
+        self._ledger = ledger
+        self._seed = seed
+        self._clock = clock
+
+    def check(self, request: LLMRequest, /) -> None:
+        """Refuse nothing."""
+
+    async def generate(self, request: LLMRequest, /) -> Completion:
+        """Answer by script after the scripted time. Raises UnmatchedRequestError where no rule fits."""
+        call = self._ledger.begin(request, self._deployment.name, at=self._clock.now())
+        asked = Asked(request=request, model=call.model, attempt=call.attempt)
+        call.rule, reply = self._script.next_reply(asked)
+        longest = self._deployment.endpoint.timeout
+        if reply.latency > 0:
+            await self._clock.sleep(min(reply.latency, longest))
+        if reply.latency > longest:  # the real clients give up then
+            late = ScriptedError(kind="timeout", message=f"the scripted latency is {reply.latency:g} s")
+            raise self._failure(late, request, call.rule)
+        if reply.error is not None:
+            raise self._failure(reply.error, request, call.rule)
+        return completion_of(reply, asked, self._seed)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    def _failure(self, error: ScriptedError, request: LLMRequest, rule: str) -> ProviderError:
+        """Return the error that the real clients would raise, in the same words."""
+        from llm_gateway.clients.wording import sentence
+
+        cls, status = kind_of(error)
+        words = error.message or f"scripted by '{rule}'"
+        return cls(
+            sentence(cls, status=status, words=words, deployment=self._deployment),
+            provider=self._deployment.endpoint.name,
+            model=self._deployment.settings.model,
+            request_id=request.request_id,
+            status=status,
+            retry_after=error.retry_after,
+        )
+
+
+def kind_of(error: ScriptedError) -> tuple[type[ProviderError], int | None]:
+    """Return the class and the status of a scripted error, as the real clients tell them from an answer."""
+    from llm_gateway.clients.failures import STATUSES
+
+    if error.kind is not None:
+        cls, usual = KINDS[error.kind]
+        return cls, error.status or usual
+    status = error.status or 0
+    return STATUSES.get(status) or (
+        ProviderUnavailableError if status >= SERVER_ERROR else RequestRejectedError
+    ), status
