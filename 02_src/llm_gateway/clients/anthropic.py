@@ -12,7 +12,7 @@ from pydantic import PrivateAttr
 
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, takes_temperature
-from llm_gateway.clients.construction import check_options, constructing, key_of
+from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
 from llm_gateway.clients.transport import Pools, httpx2_options
 from llm_gateway.models import LLMRequest
 
@@ -73,16 +73,19 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
         client = anthropic.DefaultAioHttpClient(**httpx2_options(endpoint))
         return client, client.aclose
 
-    lease = pools.lease(endpoint, make)
-    with constructing(deployment):
-        model = Claude(
+    def build(name: str) -> Claude:
+        return Claude(
             **check_options(deployment, OURS),
-            model_name=settings.model,
+            model_name=name,
             base_url=endpoint.base_url,
             api_key=key,
             max_retries=0,
             max_tokens_to_sample=settings.max_tokens or MAX_TOKENS,
             cache=False,
         )
+
+    lease = pools.lease(endpoint, make)
+    with constructing(deployment):
+        model = with_profile(build, settings.model)
     model._http = lease.client  # noqa: SLF001 - our own subclass
     return LangChainClient(model, deployment, AnthropicDialect(), leases=[lease])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clients.wording import Redactor
 from llm_gateway.errors import ConfigurationError, MissingApiKeyError
 
+M = TypeVar("M", bound=BaseChatModel)
+
+DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")  # as in gpt-5-2025-08-07 and claude-haiku-4-5-20251001
 NO_KEY = "no-key"  # where none is needed, the SDKs want one all the same
 
 
@@ -51,6 +56,15 @@ def check_options(deployment: Deployment, ours: AbstractSet[str]) -> dict[str, A
             "other keys of [models], [providers] and [retry]; leave it out."
         )
     return dict(options)
+
+
+def with_profile(build: Callable[[str], M], name: str) -> M:
+    """Return the chat model of `name`; one pinned to a date has the profile of its family, where it has none itself."""
+    model = build(name)
+    family = DATE.sub("", name)
+    if not model.profile and family != name:
+        model.profile = build(family).profile
+    return model
 
 
 @contextmanager

@@ -129,11 +129,12 @@ TYPES: Mapping[str, type[ProviderError]] = {
     "ollama.ResponseError": ProviderUnavailableError,  # without a status: the model's runner failed in mid-answer
     "ollama.RequestError": RequestRejectedError,
     "llm_gateway.UnreadableAnswerError": IncompleteResponseError,
+    "ssl.SSLCertVerificationError": ProviderError,  # no retry makes a certificate right
     "builtins.TimeoutError": ProviderTimeoutError,
     "builtins.ConnectionError": ProviderUnavailableError,
 }
 # The nearer to the wire, the more exact: the SDKs' aiohttp transport reports a reset connection as a timeout.
-NEARNESS = {"aiohttp": 3, "httpx": 2, "httpx2": 2, "builtins": 0}
+NEARNESS = {"ssl": 4, "aiohttp": 3, "httpx": 2, "httpx2": 2, "builtins": 0}
 # What LangChain and the SDKs stumble with over an answer that is not what they expect.
 STUMBLES = (ValueError, TypeError, AttributeError, LookupError)
 LONGEST_CHAIN = 12  # causes looked at; also ends a chain that bites its tail

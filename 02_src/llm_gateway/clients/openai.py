@@ -10,7 +10,7 @@ from langchain_openai import ChatOpenAI
 
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
-from llm_gateway.clients.construction import check_options, constructing, key_of
+from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
 from llm_gateway.clients.schemas import closed
 from llm_gateway.clients.transport import PoolLease, Pools, httpx2_options
 from llm_gateway.models import LLMRequest, TokenUsage
@@ -70,10 +70,10 @@ def chat_model(deployment: Deployment, lease: PoolLease, *, base_url: str | None
     async def current_key() -> str:  # given as a coroutine, since no synchronous client is made for one
         return key
 
-    with constructing(deployment):
+    def build(name: str) -> ChatOpenAI:
         return ChatOpenAI(
             **{"stream_usage": True} | check_options(deployment, OURS),
-            model=settings.model,
+            model=name,
             base_url=base_url,
             api_key=current_key,
             max_retries=0,
@@ -82,6 +82,9 @@ def chat_model(deployment: Deployment, lease: PoolLease, *, base_url: str | None
             cache=False,
             **({"max_tokens": settings.max_tokens} if settings.max_tokens else {}),
         )
+
+    with constructing(deployment):
+        return with_profile(build, settings.model)
 
 
 def connect(deployment: Deployment, pools: Pools) -> LangChainClient:

@@ -10,7 +10,7 @@ from fakes.emulator import Emulator
 from llm_gateway.clients.base import ChatClient, Deployment
 from llm_gateway.clients.factory import LangChainClients
 from llm_gateway.config import endpoint_of, load_config
-from llm_gateway.models import LLMMessage, LLMRequest
+from llm_gateway.models import LLMMessage, LLMRequest, LLMTool
 
 KINDS = ("openai", "anthropic", "ollama")
 MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5", "ollama": "llama3.2"}
@@ -55,4 +55,15 @@ async def connected(emulator: Emulator, kind: str, **options: Any) -> AsyncItera
 
 def request(*messages: LLMMessage, **fields: Any) -> LLMRequest:
     """A request to "m"; "hello" from a user if no message is given."""
-    return LLMRequest(model="m", messages=list(messages) or [LLMMessage("user", "hello")], **fields)
+    return LLMRequest(model="m", messages=list(messages) or [said("user", "hello")], **fields)
+
+
+def said(role: Any, content: Any = "", **fields: Any) -> LLMMessage:
+    """A message."""
+    return LLMMessage(role=role, content=content, **fields)
+
+
+def tool(name: str, properties: Mapping[str, Any] | None = None, **schema: Any) -> LLMTool:
+    """A tool that describes itself by its name."""
+    form = {"type": "object", "properties": dict(properties or {}), **schema}
+    return LLMTool(name=name, description=f"Calls {name}.", input_schema=form)

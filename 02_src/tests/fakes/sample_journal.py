@@ -113,55 +113,47 @@ class Sample:
                     **where,
                 ),
             )
-            if kind == "rejected" or attempt == 4:  # noqa: PLR2004 - the last attempt of the sample
+            if kind == "rejected" or attempt == 4:
                 break
             pause = rng.random() * 0.5 * 2**attempt
             yield at, RetryScheduled(attempt=attempt, wait=pause, kind=kind, **where)
             at, wait = at + pause, wait + pause
-        outcome = kind or ("ok" if rng.random() > 0.005 else "cancelled")  # noqa: PLR2004
-        yield at, self._done(request_id, batch_id, model, priority, outcome, attempt, wait, spent)
+        outcome = kind or ("ok" if rng.random() > 0.005 else "cancelled")
+        usage, cost = self._usage(model) if outcome == "ok" else (None, None)
+        yield (
+            at,
+            RequestDone(
+                request_id=request_id,
+                batch_id=batch_id,
+                model=model.name,
+                deployment=model.deployment,
+                priority=priority,
+                outcome=outcome,
+                attempt=attempt,
+                queue_wait=wait,
+                provider_time=spent,
+                agent=rng.choice(("planner", "critic", "indexer")),
+                usage=usage,
+                cost_usd=cost,
+                finish_reason="stop" if usage else None,
+            ),
+        )
 
     def _failure(self, at: float, model: Model) -> tuple[str | None, int | None]:
-        if model.deployment.startswith("anthropic") and OUTAGE[0] < at < OUTAGE[1] and self.rng.random() < 0.7:  # noqa: PLR2004
+        if model.deployment.startswith("anthropic") and OUTAGE[0] < at < OUTAGE[1] and self.rng.random() < 0.7:
             return "overloaded", 529
         draw = self.rng.random()
-        if draw < 0.03:  # noqa: PLR2004
+        if draw < 0.03:
             return self.rng.choice(LIMITS)
-        return ("rejected", 400) if draw < 0.034 else (None, None)  # noqa: PLR2004
+        return ("rejected", 400) if draw < 0.034 else (None, None)
 
-    def _done(
-        self,
-        request_id: str,
-        batch_id: str,
-        model: Model,
-        priority: RequestPriority,
-        outcome: str,
-        attempt: int,
-        wait: float,
-        spent: float,
-    ) -> RequestDone:
-        usage = cost = None
-        if outcome == "ok":
-            usage = TokenUsage(
-                input_tokens=int(self.rng.lognormvariate(6.0, 0.8)), output_tokens=int(self.rng.lognormvariate(5.0, 0.7))
-            )
-            if model.input_price is not None and model.output_price is not None:
-                cost = (usage.input_tokens * model.input_price + usage.output_tokens * model.output_price) / 1e6
-        return RequestDone(
-            request_id=request_id,
-            batch_id=batch_id,
-            model=model.name,
-            deployment=model.deployment,
-            priority=priority,
-            outcome=outcome,
-            attempt=attempt,
-            queue_wait=wait,
-            provider_time=spent,
-            agent=self.rng.choice(("planner", "critic", "indexer")),
-            usage=usage,
-            cost_usd=cost,
-            finish_reason="stop" if usage else None,
-        )
+    def _usage(self, model: Model) -> tuple[TokenUsage, float | None]:
+        """Draw the tokens of an answer, and work out their price."""
+        asked, answered = int(self.rng.lognormvariate(6.0, 0.8)), int(self.rng.lognormvariate(5.0, 0.7))
+        usage = TokenUsage(input_tokens=asked, output_tokens=answered)
+        if model.input_price is None or model.output_price is None:
+            return usage, None
+        return usage, (asked * model.input_price + answered * model.output_price) / 1e6
 
 
 def write(folder: Path, events: Sequence[tuple[float, Event]], *, start: datetime = START) -> Path:

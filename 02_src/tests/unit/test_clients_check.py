@@ -1,0 +1,166 @@
+"""What is refused before anything is sent: requests at admission, configurations when a client is made."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from fakes.deployments import CANARY, deployment, request, said, tool
+from llm_gateway.clients.base import ChatClient
+from llm_gateway.clients.factory import LangChainClients
+from llm_gateway.errors import ConfigurationError, InvalidRequestError, MissingApiKeyError, MissingDependencyError
+from llm_gateway.models import LLMMessage, LLMToolCall
+
+URL = "http://127.0.0.1:9"
+TOOL = tool("look")
+SCHEMA = {"type": "object", "properties": {}}
+
+
+def client(kind: str, **options: Any) -> ChatClient:
+    return LangChainClients().connect(deployment(kind, URL, **options))
+
+
+def block(kind: str) -> LLMMessage:
+    return said("user", [{"type": "text", "text": "see"}, {"type": kind, "data": "…"}])
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "fields", "where"),
+    [
+        ("anthropic", None, {"temperature": 1.5}, "LLMRequest.temperature: 1.5 is more than 1"),
+        ("anthropic", "claude-sonnet-5-5", {"tools": [TOOL], "tool_choice": "any"}, "LLMRequest.tool_choice: this"),
+        ("ollama", None, {"tools": [TOOL], "tool_choice": "any"}, "LLMRequest.tool_choice: Ollama cannot"),
+        ("ollama", None, {"tools": [TOOL], "tool_choice": "look"}, "use 'auto'"),
+        ("openai", "gpt-3.5-turbo", {"tools": [TOOL], "response_format": SCHEMA}, None),  # the profile is wrong there
+        ("anthropic", "claude-opus-5-5", {"temperature": 1.5}, None),  # left out, so it does not matter
+        ("openai", None, {"temperature": 1.5}, None),
+    ],
+)
+def test_what_a_model_is_known_to_refuse_costs_no_call(
+    kind: str, model: str | None, fields: dict[str, Any], where: str | None
+) -> None:
+    made = client(kind, model=model)
+    if where is None:
+        made.check(request(**fields))
+        return
+    with pytest.raises(InvalidRequestError) as caught:
+        made.check(request(**fields))
+    assert where in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url"])
+def test_a_picture_for_a_model_without_eyes_is_refused(kind: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"messages\[1\]\.content\[1\]: a block of type 'image"):
+        client("openai", model="o3-mini").check(request(said("system", "s"), block(kind)))
+    client("openai", model="gpt-4o").check(request(block(kind)))
+
+
+def test_sound_and_films_are_refused_where_the_profile_denies_them() -> None:
+    for kind in ("audio", "input_audio", "video"):
+        with pytest.raises(InvalidRequestError):
+            client("anthropic").check(request(block(kind)))
+
+
+def test_a_model_of_which_nothing_is_known_is_refused_nothing() -> None:
+    made = client("openai", model="my-own-model")
+    made.check(request(block("image"), tools=[TOOL], tool_choice="any", response_format=SCHEMA))
+
+
+def test_a_block_without_a_type_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match=r"messages\[0\]\.content\[0\]: a block without 'type'"):
+        client("ollama").check(request(said("user", [{"text": "hello"}])))
+
+
+@pytest.mark.parametrize(
+    ("messages", "where"),
+    [
+        ([said("system", "s")], "LLMRequest.messages: only system messages"),
+        (
+            [said("system", "s"), said("user", "u"), said("system", "late")],
+            r"messages\[2\]\.role: 'system' after",
+        ),
+    ],
+)
+def test_anthropic_takes_system_messages_only_at_the_start(messages: list[LLMMessage], where: str) -> None:
+    with pytest.raises(InvalidRequestError, match=where):
+        client("anthropic").check(request(*messages))
+    client("openai").check(request(*messages))
+
+
+def test_a_model_that_takes_late_system_messages_is_left_alone() -> None:
+    late = [said("user", "u"), said("assistant", "a"), said("user", "u"), said("system", "s")]
+    client("anthropic", model="claude-opus-5-5").check(request(*late))
+    client("anthropic").check(request(said("system", "a"), said("system", "b"), said("user", "u")))
+
+
+def test_anthropic_takes_no_composed_tool_schemas() -> None:
+    with pytest.raises(InvalidRequestError, match=r"tools\[1\]\.input_schema: Anthropic takes no 'anyOf'"):
+        client("anthropic").check(request(tools=[TOOL, tool("peek", anyOf=[])]))
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+def test_a_missing_key_names_the_variable_and_the_key_to_set(kind: str) -> None:
+    with pytest.raises(MissingApiKeyError) as caught:
+        LangChainClients().connect(deployment(kind, None, key=None))
+    assert f"{kind.upper()}_API_KEY" in str(caught.value)
+    assert f"`[providers.{kind}] api_key`" in str(caught.value)
+
+
+def test_a_server_of_ones_own_needs_no_key() -> None:
+    for kind in ("openai", "anthropic", "ollama"):
+        LangChainClients().connect(deployment(kind, URL, key=None))
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+def test_an_address_that_is_none_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"providers\.{kind}\.base_url: 'localhost:8000' is no HTTP address"):
+        LangChainClients().connect(deployment(kind, "localhost:8000"))
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic", "ollama", "groq"])
+def test_an_option_that_the_gateway_sets_itself_is_refused(kind: str) -> None:
+    option = "async_client_kwargs" if kind == "ollama" else "max_retries"
+    with pytest.raises(ConfigurationError, match=rf"models\.m\.options\.{option}: the gateway sets this itself"):
+        client(kind, options={option: 3})
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic", "ollama", "groq"])
+def test_an_option_of_the_wrong_type_is_named(kind: str) -> None:
+    option = {"ollama": "num_ctx", "groq": "temperature"}.get(kind, "streaming")
+    with pytest.raises(ConfigurationError, match=rf"models\.m\.options\.{option}: ") as caught:
+        client(kind, options={option: f"{CANARY} is not it"})
+    assert CANARY not in str(caught.value)
+
+
+def test_an_unknown_provider_is_refused_in_one_sentence() -> None:
+    with pytest.raises(ConfigurationError, match=r"the chat model of 'acme_ai' cannot be set up: .*Unsupported"):
+        client("acme_ai")
+
+
+def test_a_provider_whose_package_is_missing_names_the_command() -> None:
+    with pytest.raises(MissingDependencyError, match=r"^pip install langchain-together$"):
+        client("together")
+
+
+def test_without_langchain_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
+    with pytest.raises(MissingDependencyError, match=r"^pip install 'llm-gateway\[providers\]'$"):
+        client("groq")
+
+
+def test_a_conversation_with_a_tool_result_passes() -> None:
+    turns = [
+        said("user", "u"),
+        said("assistant", "", tool_calls=[LLMToolCall(id="1", name="look")]),
+        said("tool", "seen", tool_call_id="1"),
+    ]
+    for kind in ("openai", "anthropic", "ollama"):
+        client(kind).check(request(*turns, tools=[TOOL]))
+
+
+def test_the_key_is_in_no_representation_of_a_client() -> None:
+    for kind in ("openai", "anthropic", "ollama", "groq"):
+        made: Any = client(kind)
+        assert CANARY not in f"{made!r} {made._model!r} {made._model}"

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage
+
+from llm_gateway.clients.messages import UnreadableAnswerError, completion_of
+from llm_gateway.clients.schemas import closed
+from llm_gateway.models import TokenUsage
+
+
+def answer(content: Any = "ok", **fields: Any) -> AIMessage:
+    fields.setdefault("response_metadata", {"finish_reason": "stop"})
+    return AIMessage(content, **fields)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"status": "completed"}, "stop"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, "length"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "content_filter"}}, "content_filter"),
+        ({"finish_reason": "STOP"}, "stop"),
+        ({"finish_reason": "MAX_TOKENS"}, "length"),
+        ({"stopReason": "end_turn"}, "stop"),
+        ({"finish_reason": "SAFETY"}, "SAFETY"),
+    ],
+)
+def test_a_reason_is_found_wherever_a_package_puts_it(metadata: dict[str, Any], reason: str) -> None:
+    assert completion_of(answer(response_metadata=metadata), needs_reason=True).finish_reason == reason
+
+
+def test_an_answer_that_ends_without_a_reason_is_not_whole() -> None:
+    for metadata in ({}, {"finish_reason": None}, {"status": "incomplete"}):
+        with pytest.raises(UnreadableAnswerError):
+            completion_of(answer(response_metadata=metadata), needs_reason=True)
+    assert completion_of(answer(response_metadata={}), needs_reason=False).finish_reason is None
+
+
+def test_only_the_text_of_content_blocks_is_the_content() -> None:
+    blocks = [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "text", "text": "one "},
+        {"type": "text", "text": "two"},
+    ]
+    assert completion_of(answer(blocks), needs_reason=True).content == "one two"
+
+
+def test_a_refusal_is_told_as_one() -> None:
+    refused = completion_of(answer("", additional_kwargs={"refusal": "I will not."}), needs_reason=True)
+    assert (refused.content, refused.finish_reason) == ("I will not.", "refusal")
+
+
+def test_a_tool_call_without_an_id_gets_one() -> None:
+    call: Any = {"type": "tool_call", "id": None, "name": "look", "args": {}}
+    done = completion_of(answer("", tool_calls=[call, call]), needs_reason=True)
+    assert done.finish_reason == "tool_calls"
+    assert len({call.id for call in done.tool_calls}) == 2
+
+
+def test_tokens_of_a_service_tier_are_counted_like_all_others() -> None:
+    usage: Any = {
+        "input_tokens": 100,
+        "output_tokens": 50,
+        "total_tokens": 150,
+        "input_token_details": {"flex": 60, "flex_cache_read": 40},
+        "output_token_details": {"flex": 20, "flex_reasoning": 30},
+    }
+    counted = completion_of(answer(usage_metadata=usage), needs_reason=True).usage
+    assert counted == TokenUsage(input_tokens=100, output_tokens=50, cache_read_tokens=40, reasoning_tokens=30)
+
+
+def test_usage_that_is_not_told_is_unknown() -> None:
+    assert completion_of(answer(), needs_reason=True).usage is None
+
+
+def test_closing_a_schema_touches_only_objects_that_do_not_say() -> None:
+    inner = {"type": "object", "properties": {"x": {"type": "number"}}}
+    schema = {
+        "type": "object",
+        "properties": {"list": {"type": "array", "items": [inner]}, "map": {"type": "object"}},
+        "$defs": {"open": {**inner, "additionalProperties": True}},
+    }
+    result = closed(schema)
+    assert result["additionalProperties"] is False
+    assert result["properties"]["list"]["items"][0]["additionalProperties"] is False
+    assert "additionalProperties" not in result["properties"]["map"]
+    assert result["$defs"]["open"]["additionalProperties"] is True
+    assert "additionalProperties" not in inner
