@@ -27,6 +27,7 @@ from llm_gateway.errors import (
     QuotaExhaustedError,
     RateLimitError,
     RequestRejectedError,
+    RequestTooLargeError,
     UnknownModelError,
 )
 from llm_gateway.gateway import LLMGateway
@@ -78,6 +79,7 @@ __all__ = [
     "Receipt",
     "RequestPriority",
     "RequestRejectedError",
+    "RequestTooLargeError",
     "TokenUsage",
     "UnknownModelError",
     "UnmatchedRequestError",

@@ -49,6 +49,22 @@ class UnknownModelError(InvalidRequestError):
     kind = "unknown_model"
 
 
+class RequestTooLargeError(InvalidRequestError):
+    """The request alone costs more than a limit ever lets through, so that waiting is in vain; nothing was sent."""
+
+    kind = "request_too_large"
+
+    def __init__(self, owner: str, *, cost: float, limit: float, what: str, key: str) -> None:
+        remedy = "shorten it or lower max_tokens" if "token" in what else "send fewer at once"
+        super().__init__(
+            f"It would use about {cost:,.0f} {what} and {owner} has a limit of {limit:,.0f}; {remedy}, or raise "
+            f"limits.{key} if the provider allows more."
+        )
+        self.cost = cost  # as it was estimated
+        self.limit = limit
+        self.key = key  # of the limit in the configuration
+
+
 class ConfigurationError(GatewayError, ValueError):
     """The configuration is malformed or incomplete. The message names the key, the value and the remedy."""
 
@@ -145,8 +161,10 @@ class ProviderError(GatewayError):
         status: int | None = None,
         retry_after: float | None = None,
         retryable: bool | None = None,
+        summary: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.summary = summary or type(self).__name__  # the message without the provider's words, fit for a log
         self.provider = provider
         self.model = model  # the provider's own name of the model
         self.request_id = request_id

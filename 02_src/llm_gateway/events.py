@@ -69,7 +69,7 @@ class AttemptFailed(Event):
     attempt: int
     kind: str  # the `kind` of the error's class
     status: int | None
-    message: str
+    message: str  # without the provider's own words, which may repeat the prompt, unless texts are asked for
     provider_time: float
 
 

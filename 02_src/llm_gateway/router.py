@@ -86,7 +86,7 @@ class Outcomes:
                 attempt=ticket.attempts,
                 kind=error.kind,
                 status=error.status,
-                message=str(error),
+                message=str(error) if self.with_text else error.summary,
                 provider_time=took,
             )
         )

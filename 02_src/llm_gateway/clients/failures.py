@@ -168,6 +168,7 @@ class Failures:
             retry_after=hints.retry_after(headers),
             # No credit is no credit, whatever the headers say.
             retryable=None if kind is QuotaExhaustedError else override,
+            summary=sentence(kind, status=status, words=None, deployment=self._deployment),
         )
         leaks = any(self._redact.finds_key(f"{each} {each!r}") for each in chain(error))
         return failure, None if leaks else error

@@ -22,7 +22,7 @@ class CallEach(Runnable[T, None]):
     def __init__(self, call: Callable[[T], Awaitable[None]]) -> None:
         self._call = call
 
-    def invoke(self, input: T, config: RunnableConfig | None = None, **kwargs: Any) -> None:  # noqa: A002
+    def invoke(self, input: T, config: RunnableConfig | None = None, **kwargs: Any) -> None:  # noqa: A002, ARG002
         """Not available: a gateway's calls live on its event loop."""
         raise TypeError("a gateway's batch runs on its event loop; use ainvoke or abatch")
 

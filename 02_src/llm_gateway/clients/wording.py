@@ -66,8 +66,12 @@ class Redactor:
         return self._key is not None and self._key in text
 
 
-def sentence(kind: type[ProviderError], *, status: int | None, words: str, deployment: Deployment) -> str:
-    """Return what happened. `words` are the provider's own, or those of a library, already without keys."""
+def sentence(kind: type[ProviderError], *, status: int | None, words: str | None, deployment: Deployment) -> str:
+    """Return what happened.
+
+    `words` are the provider's own, or those of a library, already without keys; None leaves them out, since a
+    provider may repeat the prompt.
+    """
     endpoint = deployment.endpoint
     facts = {
         "provider": endpoint.name,
@@ -80,9 +84,10 @@ def sentence(kind: type[ProviderError], *, status: int | None, words: str, deplo
     what = WHAT[kind].format_map(facts)
     if status is not None and status >= FIRST_BAD_STATUS:
         what += f" (HTTP {status})"
-    said = _shortened(words) or "no reason given"
-    stop = "" if said.endswith((".", "!", "?", "…")) else "."
-    return f"{what}: {said}{stop} {REMEDIES.get(kind, '').format_map(facts)}".rstrip()
+    if words is not None:
+        what += f": {_shortened(words) or 'no reason given'}"
+    stop = "" if what.endswith((".", "!", "?", "…")) else "."
+    return f"{what}{stop} {REMEDIES.get(kind, '').format_map(facts)}".rstrip()
 
 
 def host_of(url: str | None) -> str:

@@ -117,7 +117,7 @@ def exceptions_of(module: ModuleType) -> Iterator[type[Exception]]:
             yield cls
 
 
-CLASSES = sorted({cls for module in MODULES for cls in exceptions_of(module)}, key=lambda cls: cls.__qualname__)
+CLASSES = sorted({cls for module in MODULES for cls in exceptions_of(module)}, key=repr)
 
 
 def translated(error: Exception, status: int | None = None) -> ProviderError:
