@@ -164,7 +164,8 @@ DEFAULT_MODELS: Mapping[str, Mapping[str, Any]] = {
     ModelProvider.GPT_4O_MINI.value: {"provider": "openai", "model": "gpt-4o-mini"},
     # As many calls as `ollama serve` works on at once by default would be 1; more wait in its own queue at no cost.
     ModelProvider.LOCAL_LLAMA.value: {"provider": "ollama", "model": "llama3.2", "max_concurrency": 8},
-    "smollm2-135m": {"provider": "llamacpp", "model": "smollm2-135m", "max_concurrency": 4},
+    # Without a limit it rambles on until the call times out, and each retry does so again.
+    "smollm2-135m": {"provider": "llamacpp", "model": "smollm2-135m", "max_concurrency": 4, "max_tokens": 256},
 }
 
 

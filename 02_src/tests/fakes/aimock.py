@@ -12,6 +12,7 @@ import asyncio
 import os
 import re
 import shutil
+import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections import deque
@@ -137,7 +138,8 @@ async def _reaped(process: Process) -> AsyncIterator[_Output]:
 
 
 def _installed(home: Path) -> tuple[str, Path]:
-    node = shutil.which("node")
+    beside_python = str(Path(sys.executable).parent)  # where the set-up puts one if the system has none
+    node = shutil.which("node", path=os.pathsep.join((beside_python, os.environ.get("PATH", os.defpath))))
     if node is None:
         raise AimockError("These tests need Node.js 20.15 or later: install it so that `node` is on the PATH.")
     script = home / SCRIPT

@@ -1,0 +1,128 @@
+"""The lines of an input, read as they are needed, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from llm_gateway.cli.background import in_background
+from llm_gateway.errors import GatewayError
+
+STANDARD_INPUT = "-"
+CHUNK = 64 * 1024
+LONGEST_LINE = 32 * 1024 * 1024  # bytes; a row with some images fits, a file with no line ends does not fill the memory
+BOM = b"\xef\xbb\xbf"
+NOT_LINES = {
+    b"\xff\xfe": "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8",
+    b"\x1f\x8b": "is compressed; unpack it on the way: gunzip -c FILE | llm-gateway run -",
+    b"\x28\xb5\x2f\xfd": "is compressed; unpack it on the way: zstd -dc FILE | llm-gateway run -",
+    b"PK\x03\x04": "is a ZIP archive; unpack it first",
+}
+
+
+class LineSplitter:
+    """Cuts chunks into lines. A line longer than `longest` is dropped while it passes; it comes out as None."""
+
+    def __init__(self, longest: int = LONGEST_LINE) -> None:
+        self._longest = longest
+        self._parts: list[bytes] = []
+        self._length = 0
+
+    def feed(self, chunk: bytes) -> Iterator[bytes | None]:
+        """Take a chunk and yield the lines that it ends, without their ends."""
+        *ended, rest = chunk.split(b"\n")
+        for part in ended:
+            self._keep(part)
+            yield self._take()
+        self._keep(rest)
+
+    def end(self) -> Iterator[bytes | None]:
+        """Yield the last line if it had no end."""
+        if self._length:
+            yield self._take()
+
+    def _keep(self, part: bytes) -> None:
+        self._length += len(part)
+        if self._length > self._longest:
+            self._parts.clear()
+        elif part:
+            self._parts.append(part)
+
+    def _take(self) -> bytes | None:
+        line = None if self._length > self._longest else b"".join(self._parts)
+        self._parts.clear()
+        self._length = 0
+        return line
+
+
+class Input:
+    """A file of lines, or standard input. Raises GatewayError, one sentence, for what cannot be read."""
+
+    def __init__(self, path: str) -> None:
+        """Open `path`; a regular file is looked into at once, so that a wrong one fails before anything is sent."""
+        self.name = "standard input" if path == STANDARD_INPUT else path
+        try:
+            self._file = 0 if path == STANDARD_INPUT else os.open(path, os.O_RDONLY)
+            self.status = os.fstat(self._file)
+        except OSError as error:
+            raise GatewayError(f"The input {path} cannot be read: {error.strerror}.") from None
+        if stat.S_ISDIR(self.status.st_mode):
+            raise GatewayError(f"The input {path} is a directory; give a file of JSON lines.")
+        self._is_regular = stat.S_ISREG(self.status.st_mode)
+        self._start = os.lseek(self._file, 0, os.SEEK_CUR) if self._is_regular else 0
+        if self._is_regular:
+            self._check(os.pread(self._file, CHUNK, self._start))
+
+    async def lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
+        """Yield (number, line) from 1; the line is None where it is longer than LONGEST_LINE."""
+        splitter = LineSplitter()
+        number = 0
+        chunk = await in_background(self._read)
+        self._check(chunk)
+        chunk = chunk.removeprefix(BOM)
+        while chunk:
+            for line in splitter.feed(chunk):
+                number += 1
+                yield number, line
+            chunk = await in_background(self._read)
+        for line in splitter.end():
+            yield number + 1, line
+
+    def count(self) -> int | None:
+        """Count the lines of a regular file, blank ones included; None for what can be read but once."""
+        if not self._is_regular:
+            return None
+        ends, last, at = 0, b"\n", self._start
+        while chunk := os.pread(self._file, 1024 * 1024, at):
+            ends += chunk.count(b"\n")
+            last, at = chunk[-1:], at + len(chunk)
+        return ends + (last != b"\n")
+
+    def close(self) -> None:
+        """Close a file that was opened here."""
+        if self._file:
+            os.close(self._file)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._file, CHUNK)
+        except OSError as error:
+            raise GatewayError(f"The input {self.name} cannot be read: {error.strerror}.") from None
+
+    def _check(self, start: bytes) -> None:
+        for magic, what in NOT_LINES.items():
+            if start.startswith(magic):
+                raise GatewayError(f"The input {self.name} {what}.")
+        if b"\0" in start:
+            raise GatewayError(f"The input {self.name} is binary; give a file of JSON lines in UTF-8.")
+
+
+def is_same_file(one: os.stat_result, path: Path) -> bool:
+    """Whether `path` is the regular file whose status is `one`."""
+    try:
+        return stat.S_ISREG(one.st_mode) and os.path.samestat(one, path.stat())
+    except OSError:
+        return False

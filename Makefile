@@ -1,0 +1,66 @@
+# One entry for everything; `make` alone lists the targets.
+
+SHELL := bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test format lint types layers unit bench docs lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEV := $(VENV)/.ready-dev
+# What the tests have installed serves the demo as well.
+DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.ready-demo)
+AIMOCK := 02_src/tests/aimock
+NODE := $(AIMOCK)/node_modules/.ready
+TYPED := 02_src/llm_gateway 02_src/tests 02_src/tools
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(DEV) $(NODE) ## make .venv and all that the tests need; done once
+
+demo: $(DEMO) ## ask a small local model 40 real questions: no key, no server
+	@$(BIN)/python 02_src/tools/demo.py
+
+test: setup ## all that must pass: format, lint, types, layers, tests with coverage
+	@$(MAKE) --no-print-directory format lint types layers
+	@echo "==> tests"
+	@$(BIN)/pytest -q -n 2 --cov --cov-report=term
+
+format: $(DEV)
+	@echo "==> format"
+	@$(BIN)/ruff format --check .
+
+lint: $(DEV) ## ruff
+	@echo "==> lint"
+	@$(BIN)/ruff check .
+
+types: $(DEV) ## mypy, strict
+	@echo "==> types"
+	@$(BIN)/mypy $(TYPED)
+
+layers: $(DEV) ## each room imports only from the floors below it
+	@echo "==> layers"
+	@$(BIN)/lint-imports
+
+unit: $(DEV) ## the fast tests alone
+	@$(BIN)/pytest -q 02_src/tests/unit 02_src/tests/property
+
+bench: $(DEV) ## speed, beside bare LangChain and LiteLLM
+	@$(BIN)/python 02_src/tests/bench/run.py
+
+docs: $(DEV) ## write the reference from the docstrings
+	@$(BIN)/python 02_src/tools/reference.py
+
+lock: $(DEV) ## pin the requirements anew; LOCK=--upgrade takes the newest versions
+	@02_src/tools/lock.sh $(LOCK)
+
+clean: ## remove what the other targets made, but no journal
+	rm -rf $(VENV) .venv-bench $(AIMOCK)/node_modules 04_logs/demo .coverage .coverage.* build dist
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.ready-%: requirements/%.txt pyproject.toml 02_src/tools/setup.sh
+	@02_src/tools/setup.sh $*
+
+$(NODE): $(AIMOCK)/package-lock.json 02_src/tools/node.sh
+	@02_src/tools/node.sh $(AIMOCK)
