@@ -24,6 +24,8 @@ demo: $(DEMO) ## ask a small local model 40 real questions: no key, no server
 
 test: setup ## all that must pass: format, lint, types, layers, tests with coverage
 	@$(MAKE) --no-print-directory format lint types layers
+	@echo "==> the local model that some tests ask"
+	@$(BIN)/llm-gateway pull
 	@echo "==> tests"
 	@$(BIN)/pytest -q -n 2 --cov --cov-report=term
 
