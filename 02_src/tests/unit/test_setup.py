@@ -29,7 +29,7 @@ def test_no_lock_file_says_where_packages_come_from(lock: Path) -> None:
 @pytest.mark.parametrize("lock", PINS, ids=lambda path: path.name)
 def test_every_requirement_is_pinned_and_hashed(lock: Path) -> None:
     blocks = re.split(r"\n(?=\S)", lock.read_text(encoding="utf-8").strip())
-    assert len(blocks) > 20
+    assert blocks
     assert [block for block in blocks if "==" not in block.split("\n")[0] or "--hash=sha256:" not in block] == []
 
 
