@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import uuid
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from llm_gateway.clients.base import ChatClient
@@ -21,6 +22,9 @@ from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
 from llm_gateway.queue import RequestQueue, Ticket
 from llm_gateway.router import Outcomes
 
+ALL = frozenset(RequestPriority)
+HIGH_ALONE = (RequestPriority.HIGH,)
+HEADROOM = 10  # of so many slots one stays free for HIGH
 SMOOTHING = 0.1  # weight of the newest call in the running mean of call times
 
 
@@ -57,6 +61,7 @@ class Lane:
         self._settings = settings
         self._max_wait = settings.max_wait_ms / 1000
         self._slots = deployment.settings.max_concurrency
+        self._headroom = self._slots // HEADROOM  # slots that stay free for HIGH
         self._clock = clock
         self._observer = observer
         self._queue = RequestQueue(self._model, max_size=settings.max_queue_size)
@@ -140,38 +145,58 @@ class Lane:
         self._pump_is_due = False
         now = self._clock.now()
         due = self._queue.release_due(now)
-        while self._queue.ready and self._in_flight < self._slots:
+        while self._queue.ready(self._classes(0)):
             batch = self._open or self._open_batch()
-            size = min(self._queue.ready, self._slots - self._in_flight, self._settings.max_batch_size)
-            why = self._why_close(size, now)
-            if why is None:
-                company = self._queue.oldest() + self._max_wait
+            why, company = self._waits_for_company(now)
+            if company is not None:
                 due = company if due is None else min(due, company)
                 break
-            self._send(batch, size, why)
+            self._fill(batch)
+            self._send(batch, why or self._why_closed(batch))
         self._set_alarm(due)
 
-    def _why_close(self, size: int, now: float) -> CloseReason | None:
-        """Why a batch of `size` leaves now; None: it waits for company."""
+    def _classes(self, taken: int) -> Collection[RequestPriority]:
+        """Which classes may have the next slot, when `taken` are given away but not yet in flight."""
+        free = self._slots - self._in_flight - taken
+        if free > self._headroom:
+            return ALL
+        return HIGH_ALONE if free > 0 else ()
+
+    def _waits_for_company(self, now: float) -> tuple[CloseReason | None, float | None]:
+        """Return why a batch leaves if that is known before it is filled, and until when it waits instead."""
         if self._draining:
-            return "drain"
-        if size == self._settings.max_batch_size:
-            return "size"
-        if size < self._queue.ready:
-            return "slots"
-        if not self._max_wait or self._queue.has_ready(RequestPriority.HIGH):
-            return "idle"  # a user who waits never waits for company
+            return "drain", None
+        if not self._max_wait or self._queue.ready(HIGH_ALONE):
+            return None, None  # a user who waits never waits for company
+        ready = self._queue.ready()
+        if ready >= min(self._settings.max_batch_size, self._slots - self._headroom - self._in_flight):
+            return None, None
+        company = self._queue.oldest() + self._max_wait
         # The alarm rings on the loop's own clock: what is due within its resolution is due.
-        return "wait" if now - self._queue.oldest() >= self._max_wait - 1e-9 else None
+        return ("wait", None) if now >= company - 1e-9 else (None, company)
+
+    def _fill(self, batch: Batch) -> None:
+        """Put the best waiting tickets into a batch, as many as it and the slots hold."""
+        while len(batch.tickets) < self._settings.max_batch_size:
+            ticket = self._queue.best(self._classes(len(batch.tickets)))
+            if ticket is None:
+                return
+            self._queue.take(ticket)
+            batch.tickets.append(ticket)
+
+    def _why_closed(self, batch: Batch) -> CloseReason:
+        if len(batch.tickets) == self._settings.max_batch_size:
+            return "size"
+        return "slots" if self._queue.ready() else "idle"
 
     def _open_batch(self) -> Batch:
         batch = self._open = Batch(batch_id=uuid.uuid4().hex[:16])
         self._observer.observe(BatchOpened(batch_id=batch.batch_id, model=self._model, deployment=self._label))
         return batch
 
-    def _send(self, batch: Batch, size: int, why: CloseReason) -> None:
+    def _send(self, batch: Batch, why: CloseReason) -> None:
         self._open = None
-        batch.tickets = [self._queue.pop() for _ in range(size)]
+        size = len(batch.tickets)
         batch.pending.update(batch.tickets)
         self._in_flight += size
         self._observer.observe(
@@ -181,7 +206,7 @@ class Lane:
                 deployment=self._label,
                 size=size,
                 why=why,
-                classes=Counter(ticket.request.priority for ticket in batch.tickets),
+                classes=Counter(ticket.priority for ticket in batch.tickets),
             )
         )
         # A context of its own: tracing and callbacks of the caller that happened to wake the pump are not the others'.

@@ -1,0 +1,134 @@
+"""Who of one class goes next: agents take turns by the tokens they were served."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from llm_gateway.models import RequestPriority
+from llm_gateway.queue.ticket import Ticket
+
+REMEMBERED = 10_000  # idle agents of a class whose counters are kept
+
+
+class _Line:
+    """What waits of one agent, oldest first; a retry takes its old place."""
+
+    __slots__ = ("agent", "priority", "served", "tickets")
+
+    def __init__(self, agent: str | None, priority: RequestPriority, served: float) -> None:
+        self.agent = agent
+        self.priority = priority
+        self.served = served
+        self.tickets: list[tuple[int, Ticket]] = []
+
+    def head(self) -> Ticket | None:
+        tickets = self.tickets
+        while tickets:
+            ticket = tickets[0][1]
+            if self.holds(ticket):
+                return ticket
+            heapq.heappop(tickets)
+        return None
+
+    def holds(self, ticket: Ticket) -> bool:
+        """Whether a ticket that was put here still waits here."""
+        return ticket.waiting and ticket.priority is self.priority
+
+
+class FairLine:
+    """The ready tickets of one class, in the order in which they go.
+
+    Virtual token counters as in Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024 (arXiv
+    2401.00588): next is the agent that was served the fewest tokens, and one that returns from idleness starts no
+    lower than those that waited meanwhile, so that it brings no credit. Between two agents that both wait, the gap in
+    served tokens stays within twice the largest cost. Requests that name no agent are one agent.
+
+    A ticket that left, or was lifted to another class, is skipped, and swept out once such tickets are the majority.
+    Every operation costs at most O(log n), the sweep O(1) for each ticket that left.
+    """
+
+    def __init__(self, priority: RequestPriority) -> None:
+        self._priority = priority
+        self._lines: dict[str | None, _Line] = {}
+        self._turns: list[tuple[float, int, _Line]] = []  # by tokens served, then age; may hold outdated entries
+        self._idle: OrderedDict[str | None, float] = OrderedDict()
+        self._reached = 0.0  # the counter of whoever was served last: nobody starts below it
+        self._entries = 0  # tickets in all lines, those that left included
+
+    def push(self, ticket: Ticket) -> None:
+        """Take `ticket` in, at its place within its agent's line."""
+        agent = ticket.request.agent
+        line = self._lines.get(agent)
+        if line is None:
+            served = max(self._idle.pop(agent, 0.0), self._reached)
+            line = self._lines[agent] = _Line(agent, self._priority, served)
+        heapq.heappush(line.tickets, (ticket.place, ticket))
+        self._entries += 1
+        if line.head() is ticket:
+            heapq.heappush(self._turns, (line.served, ticket.place, line))
+
+    def best(self) -> Ticket | None:
+        """Return the ticket whose turn it is, and leave it here; None if none waits."""
+        turns = self._turns
+        while turns:
+            served, place, line = turns[0]
+            head = line.head()
+            if head is None:
+                heapq.heappop(turns)
+                self._retire(line)
+            elif (served, place) == (line.served, head.place):
+                return head
+            else:
+                heapq.heapreplace(turns, (line.served, head.place, line))
+        return None
+
+    def take(self, ticket: Ticket) -> None:
+        """Take out the ticket that `best` returned, and charge its agent the cost."""
+        line = self._lines[ticket.request.agent]
+        heapq.heappop(line.tickets)
+        self._entries -= 1
+        self._reached = max(self._reached, line.served)
+        line.served += ticket.cost
+
+    def charge(self, agent: str | None, tokens: float) -> None:
+        """Charge an agent `tokens` more than was estimated; fewer if negative."""
+        line = self._lines.get(agent)
+        if line is not None:
+            line.served += tokens
+            head = line.head()
+            if head is not None:
+                heapq.heappush(self._turns, (line.served, head.place, line))
+        elif agent in self._idle:
+            self._idle[agent] += tokens
+
+    def sweep(self, waiting: int) -> None:
+        """Keep memory proportional to the `waiting` tickets."""
+        if self._entries <= 2 * waiting + 64 and len(self._turns) <= 2 * len(self._lines) + 64:
+            return
+        for line in list(self._lines.values()):
+            line.tickets = [entry for entry in line.tickets if line.holds(entry[1])]
+            heapq.heapify(line.tickets)
+            if not line.tickets:
+                self._retire(line)
+        self._entries = sum(len(line.tickets) for line in self._lines.values())
+        self._turns = [(line.served, line.tickets[0][0], line) for line in self._lines.values()]
+        heapq.heapify(self._turns)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        """Iterate over all that wait, in no particular order."""
+        for line in self._lines.values():
+            yield from (ticket for _, ticket in line.tickets if line.holds(ticket))
+
+    def __len__(self) -> int:
+        """How many entries are held, those that left and are not swept out yet included."""
+        return self._entries + len(self._turns)
+
+    def _retire(self, line: _Line) -> None:
+        if self._lines.get(line.agent) is line:
+            del self._lines[line.agent]
+            if line.served > self._reached:  # else it would be lifted anyway
+                self._idle[line.agent] = line.served
+                if len(self._idle) > REMEMBERED:
+                    self._idle.popitem(last=False)

@@ -1,0 +1,55 @@
+"""One accepted request on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from llm_gateway.clock import Timer
+from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Ticket:
+    """A request from its submission until its reply is settled. Instants in seconds."""
+
+    request: LLMRequest
+    reply: asyncio.Future[LLMResponse]
+    submitted: float
+    priority: RequestPriority = field(init=False)  # its class now; joining a waiting request can lift it
+    cost: float = 1.0  # what its agent is charged in the queue, in tokens by estimate
+    attempts: int = 0  # provider calls begun
+    started: float | None = None  # when the last call began
+    queue_wait: float = 0.0  # in the queue and between attempts, all together
+    provider_time: float = 0.0  # in all calls that ended
+    batch_id: str | None = None  # of the last call
+    call: asyncio.Task[object] | None = None  # while in flight
+    alarm: Timer | None = None  # rings at the deadline
+    place: int = -1  # in the order of submission
+    waiting: bool = False  # in the queue, ready or delayed
+    delayed: bool = False  # in the queue, but it may not go yet
+    ended: bool = False  # answered, refused, or its caller has left
+
+    def __post_init__(self) -> None:
+        """Begin in the class that the request names."""
+        self.priority = self.request.priority
+
+    def begin_attempt(self, now: float, batch_id: str) -> None:
+        """Note that a provider call begins."""
+        self.attempts += 1
+        self.started = now
+        self.batch_id = batch_id
+        self.queue_wait = now - self.submitted - self.provider_time
+
+    def end_attempt(self, now: float) -> float:
+        """Note that the call ended; return how long it took."""
+        took = now - (self.started if self.started is not None else now)
+        self.provider_time += took
+        return took
+
+    @property
+    def state(self) -> str:
+        """Where the request is, in words for an error's sentence."""
+        if self.delayed:
+            return f"pausing before attempt {self.attempts + 1}"
+        return "waiting in the queue" if self.waiting else f"in the provider's hands, attempt {self.attempts}"
