@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from llm_gateway.clients.base import ChatClient
 from llm_gateway.clock import Clock, Timer
@@ -85,14 +86,17 @@ class Lane:
 
     # --- in and out -------------------------------------------------------------------------------------------
 
-    def submit(self, request: LLMRequest) -> Ticket:
-        """Accept a request. Raises QueueFullError; then nothing changed. The reply is in the ticket."""
-        now = self._clock.now()
+    def submit(self, request: LLMRequest, *, since: float | None = None) -> Ticket:
+        """Accept a request. Raises QueueFullError; then nothing changed. The reply is in the ticket.
+
+        `since` is the instant from which its wait and its deadline count; default: now.
+        """
+        submitted = self._clock.now() if since is None else since
         reply: asyncio.Future[LLMResponse] = asyncio.get_running_loop().create_future()
-        ticket = Ticket(request=request, reply=reply, submitted=now)
+        ticket = Ticket(request=request, reply=reply, submitted=submitted)
         self._queue.put_nowait(ticket, retry_after=self._retry_hint(request.priority))
         if request.deadline is not None:
-            ticket.alarm = self._clock.call_at(now + request.deadline, lambda: self._expire(ticket))
+            ticket.alarm = self._clock.call_at(submitted + request.deadline, lambda: self._expire(ticket))
         self._observer.observe(
             RequestQueued(request_id=request.request_id, model=self._model, priority=request.priority)
         )
@@ -212,7 +216,7 @@ class Lane:
         # A context of its own: tracing and callbacks of the caller that happened to wake the pump are not the others'.
         task = asyncio.get_running_loop().create_task(self._run(batch), context=contextvars.Context())
         self._tasks.add(task)
-        task.add_done_callback(self._batch_ended)
+        task.add_done_callback(partial(self._batch_ended, batch))
 
     def _set_alarm(self, due: float | None) -> None:
         if self._alarm is not None:
@@ -232,23 +236,18 @@ class Lane:
             finally:
                 self._free_slot()
 
-        try:
-            await CallEach(call).abatch(batch.tickets)
-        finally:
-            for ticket in batch.pending:  # the batch was cancelled before their calls began
-                self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT))
-                self._free_slot()
+        for outcome in await CallEach(call).abatch(batch.tickets, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                # Its caller has it too; but a bug must also reach whoever watches the loop.
+                context = {"message": "a call of the gateway met a bug", "exception": outcome}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     async def _call(self, ticket: Ticket, batch_id: str) -> None:
-        """Make one provider call and hand on its outcome."""
+        """Make one provider call and hand on its outcome. Raises what is a bug, after the caller was told."""
         task = ticket.call = asyncio.current_task()
         ticket.begin_attempt(self._clock.now(), batch_id)
         try:
-            completion = await self.client.generate(ticket.request)
-        except ProviderError as error:
-            self._after_failure(ticket, error)
-        except GatewayError as error:
-            self._outcomes.refused(ticket, error)
+            await self._attempt(ticket)
         except asyncio.CancelledError:
             if ticket.call is None and task is not None:  # only this call is cancelled, by `_drop`; the batch goes on
                 task.uncancel()
@@ -258,17 +257,25 @@ class Lane:
         except Exception as bug:
             self._outcomes.refused(ticket, bug)
             raise
+        finally:
+            ticket.call = None
+
+    async def _attempt(self, ticket: Ticket) -> None:
+        try:
+            completion = await self.client.generate(ticket.request)
+        except ProviderError as error:
+            self._after_failure(ticket, error)
+        except GatewayError as error:
+            self._outcomes.refused(ticket, error)
         else:
             self._note_call(ticket.end_attempt(self._clock.now()))
             self._outcomes.answered(ticket, completion)
-        finally:
-            ticket.call = None
 
     def _after_failure(self, ticket: Ticket, error: ProviderError) -> None:
         now = self._clock.now()
         took = ticket.end_attempt(now)
         wait = self._outcomes.failed(ticket, error, took)
-        if wait is not None:
+        if wait is not None and not ticket.ended:
             self._queue.put_back(ticket, not_before=now + wait)
 
     def _note_call(self, took: float) -> None:
@@ -280,10 +287,14 @@ class Lane:
         self._wake()
         self._look_idle()
 
-    def _batch_ended(self, task: asyncio.Task[None]) -> None:
+    def _batch_ended(self, batch: Batch, task: asyncio.Task[None]) -> None:
+        """Settle what is left of a batch; also of one that was cancelled before its task took the first step."""
         self._tasks.discard(task)
+        for ticket in batch.pending:
+            self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT))
+            self._free_slot()
+        batch.pending.clear()
         if not task.cancelled() and (bug := task.exception()) is not None:
-            # Its callers have it too; but a bug must also reach whoever watches the loop.
             context = {"message": "a batch of the gateway failed", "exception": bug, "task": task}
             task.get_loop().call_exception_handler(context)
         self._look_idle()
@@ -302,17 +313,19 @@ class Lane:
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
 
-    async def cancel(self) -> int:
-        """End everything now; every caller gets GatewayClosedError. Returns how many requests that were."""
+    def cancel(self) -> int:
+        """End everything; every caller gets GatewayClosedError. Await `drained` to see the calls gone.
+
+        Returns how many requests that ends. Nothing begins after this.
+        """
         waiting = list(self._queue)
         for ticket in waiting:
             self._queue.discard(ticket)
-            self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT if not ticket.attempts else CUT_OFF))
+            self._outcomes.refused(ticket, GatewayClosedError(PAUSED if ticket.attempts else NEVER_SENT))
         cut_off = self._in_flight
         for task in self._tasks:
             task.cancel()
         self._set_alarm(None)
-        await self.drained()
         return len(waiting) + cut_off
 
     def _look_idle(self) -> None:
@@ -322,4 +335,5 @@ class Lane:
 
 
 NEVER_SENT = "The gateway was shut down before this request was sent."
+PAUSED = "The gateway was shut down while this request paused before another attempt."
 CUT_OFF = "The gateway was shut down while this request was under way; its provider may have charged for it."

@@ -54,11 +54,10 @@ class RequestTooLargeError(InvalidRequestError):
 
     kind = "request_too_large"
 
-    def __init__(self, owner: str, *, cost: float, limit: float, what: str, key: str) -> None:
-        remedy = "shorten it or lower max_tokens" if "token" in what else "send fewer at once"
+    def __init__(self, owner: str, *, cost: float, limit: float, what: str, period: str, key: str) -> None:
         super().__init__(
-            f"It would use about {cost:,.0f} {what} and {owner} has a limit of {limit:,.0f}; {remedy}, or raise "
-            f"limits.{key} if the provider allows more."
+            f"The request alone would use about {cost:,.0f} {what}, and {owner} may use {limit:,.0f} a {period} "
+            f"(limits.{key}); shorten it or lower max_tokens, or raise limits.{key} if the provider allows more."
         )
         self.cost = cost  # as it was estimated
         self.limit = limit

@@ -6,11 +6,14 @@ asks for them. Durations in seconds; `at` is an instant on the gateway's clock.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from llm_gateway.models import RequestPriority, TokenUsage
+
+log = logging.getLogger("llm_gateway")
 
 CloseReason = Literal["idle", "size", "slots", "wait", "drain"]
 """Why a batch left: nothing more was queued; it was full; it took the last free slots; its oldest request had waited
@@ -127,7 +130,7 @@ class ShutdownEnded(Event):
 
 
 class Observer(Protocol):
-    """Hears every event, on the gateway's loop. It must be quick and must not raise."""
+    """Hears every event, on the gateway's loop. It must be quick; what it raises is logged and does no harm."""
 
     def observe(self, event: Event, /) -> None:
         """Take note of one event."""
@@ -145,6 +148,9 @@ class Observers:
         return cls(tuple(observers))
 
     def observe(self, event: Event, /) -> None:
-        """Tell each of them."""
+        """Tell each of them, also when one before it fails."""
         for observer in self.all:
-            observer.observe(event)
+            try:
+                observer.observe(event)
+            except Exception:
+                log.exception("%s failed to take note of %s", type(observer).__name__, event.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -25,6 +26,8 @@ from llm_gateway.stats import Stats
 if TYPE_CHECKING:
     from llm_gateway.clients.base import ClientFactory
 
+log = logging.getLogger("llm_gateway")
+
 
 class LLMGateway:
     """One door to every LLM: requests queue, batch, retry and are answered, priced and written down.
@@ -40,7 +43,7 @@ class LLMGateway:
         self, config: Mapping[str, Any] | GatewayConfig | None = None, *, observers: Iterable[Observer] = ()
     ) -> None:
         """Take the configuration as a dict, and further observers of what happens."""
-        self._config = config if isinstance(config, GatewayConfig) else load_config(config or {})
+        self._config = config if isinstance(config, GatewayConfig) else load_config({} if config is None else config)
         self._clock: Clock = LoopClock()
         self._rng = Random(self._config.seed)  # noqa: S311 - jitter is no secret
         self._stats = Stats()
@@ -51,7 +54,8 @@ class LLMGateway:
         self._quotas: dict[str, RetryQuota] = {}
         self._running: _Running | None = None
         self._closed = False
-        self._closing: asyncio.Future[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._patience: asyncio.Timeout | None = None  # of the shutdown that is under way
 
     # --- asking -----------------------------------------------------------------------------------------------
 
@@ -84,21 +88,36 @@ class LLMGateway:
     ) -> list[LLMResponse] | list[LLMResponse | BaseException]:
         """Answer many requests; the responses stand in the order of the requests.
 
-        Where the queue is full it waits for room. Where items fail, BatchError is raised after all have ended, with
-        every outcome in `.outcomes`; with `return_exceptions` the errors stand in their places instead. A malformed
-        request (unknown model, an id twice) raises before anything is sent, or takes its place as an error. After a
-        cancel none of the requests is under way.
+        Where the queue is full it waits for room, and leaves half of it to single requests. Where items fail,
+        BatchError is raised after all have ended, with every outcome in `.outcomes`; with `return_exceptions` the
+        errors stand in their places instead. A malformed request (unknown model, an id twice) raises before anything
+        is sent, or takes its place as an error. Deadlines count from this call. After a cancel none of the requests is
+        under way. On a gateway that is shut down it raises GatewayClosedError either way.
         """
         asked = list(requests)
         lanes = self._admit(asked, raising=not return_exceptions)
-        accepted: list[tuple[Lane, Ticket] | GatewayError] = []
+        since = self._clock.now()
+        entered: list[tuple[Lane, Ticket] | GatewayError | None] = [None] * len(asked)
+        queues: dict[tuple[Lane, RequestPriority], list[int]] = {}
+        for place, (request, lane) in enumerate(zip(asked, lanes, strict=True)):
+            if isinstance(lane, Lane):
+                queues.setdefault((lane, request.priority), []).append(place)
+            else:
+                entered[place] = lane
+
+        async def enter(lane: Lane, places: Sequence[int]) -> None:
+            for place in places:
+                entered[place] = await _enter(lane, asked[place], since)
+
         try:
-            for request, lane in zip(asked, lanes, strict=True):
-                accepted.append(await _enter(lane, request) if isinstance(lane, Lane) else lane)
-            outcomes = [each if isinstance(each, GatewayError) else await _outcome(each[1]) for each in accepted]
+            # A full queue must not hold up the items that go to another one.
+            async with asyncio.TaskGroup() as group:
+                for (lane, _), places in queues.items():
+                    group.create_task(enter(lane, places))
+            outcomes = [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
         finally:
-            for each in accepted:
-                if not isinstance(each, GatewayError):
+            for each in entered:
+                if isinstance(each, tuple):
                     each[0].discard(each[1])
         if return_exceptions:
             return outcomes
@@ -132,17 +151,20 @@ class LLMGateway:
 
         After `timeout` seconds (default: `drain_timeout` of the configuration) what is left is cancelled, and its
         callers get GatewayClosedError. Safe to call twice: the second call waits for the first. If this call is
-        cancelled, it cancels what is left at once.
+        cancelled, what is left is cancelled at once, and the closing goes on by itself.
         """
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
-            return
-        self._closed = True
-        self._closing = asyncio.get_running_loop().create_future()
+        if self._ending is None:
+            self._check_loop()
+            self._closed = True
+            self._ending = asyncio.create_task(self._end(self._config.drain_timeout if timeout is None else timeout))
+        if self._ending.get_loop() is not asyncio.get_running_loop():
+            return  # it ended with its loop
         try:
-            await self._end(self._config.drain_timeout if timeout is None else timeout)
-        finally:
-            self._closing.set_result(None)
+            await asyncio.shield(self._ending)
+        except asyncio.CancelledError:
+            if self._patience is not None and not self._patience.expired():
+                self._patience.reschedule(self._clock.now())
+            raise
 
     async def __aenter__(self) -> Self:
         """Return the gateway itself."""
@@ -155,31 +177,39 @@ class LLMGateway:
         await self.shutdown(None if error is None else 0.0)
 
     async def _end(self, patience: float) -> None:
-        running = self._running
-        lanes = list(running.lanes.values()) if running and running.is_here() else []
+        lanes = list(self._running.lanes.values()) if self._running and self._running.is_here() else []
         queued = sum(lane.depth(each) for lane in lanes for each in RequestPriority)
         in_flight = sum(lane.in_flight for lane in lanes)
+        ended = self._stats.ended
         self._observer.observe(ShutdownBegan(queued=queued, in_flight=in_flight))
-        cancelled = 0
+        for lane in lanes:
+            lane.close()
         try:
-            for lane in lanes:
-                lane.close()
-            async with self._clock.timeout(patience):
+            async with self._clock.timeout(patience) as self._patience:
                 for lane in lanes:
                     await lane.drained()
         except TimeoutError:
             pass  # what is left is cancelled below, and its callers are told
         finally:
+            self._patience = None
+            cancelled = sum([lane.cancel() for lane in lanes])
             for lane in lanes:
-                cancelled += await lane.cancel()
-            for lane in lanes:
-                await lane.client.aclose()
-            if running and lanes:
-                await running.clients.aclose()
+                await lane.drained()
+            drained = self._stats.ended - ended - cancelled
+            self._observer.observe(ShutdownEnded(cancelled=cancelled, drained=drained))
+            await self._disconnect(lanes)
             self._running = None
-            self._observer.observe(ShutdownEnded(cancelled=cancelled, drained=queued + in_flight - cancelled))
             if self._journal is not None:
                 await asyncio.to_thread(self._journal.close)
+
+    async def _disconnect(self, lanes: Iterable[Lane]) -> None:
+        """Close every connection; one that cannot be closed keeps none of the others open."""
+        clients = [*(lane.client for lane in lanes), *([self._running.clients] if self._running else [])]
+        for client in clients if lanes else ():
+            try:
+                await client.aclose()
+            except Exception:
+                log.exception("a connection could not be closed")
 
     # --- wiring -----------------------------------------------------------------------------------------------
 
@@ -221,14 +251,22 @@ class LLMGateway:
 
     def _here(self) -> _Running:
         """Return the part that belongs to the running loop."""
+        self._check_loop()
+        if self._running is None:
+            self._running = _Running(asyncio.get_running_loop(), self._connect())
+        return self._running
+
+    def _check_loop(self) -> None:
+        """Forget what belonged to a loop that is closed. Raises GatewayError if another loop uses this gateway."""
         running = self._running
-        if running is None or not running.is_here():
-            if running is not None and not running.loop.is_closed():
-                raise GatewayError(
-                    "This gateway serves another event loop that is still open; build an LLMGateway for each loop."
-                )
-            running = self._running = _Running(asyncio.get_running_loop(), self._connect())
-        return running
+        if running is None or running.is_here():
+            return
+        if not running.loop.is_closed():
+            raise GatewayError(
+                "This gateway serves another event loop that is still open; build an LLMGateway for each loop."
+            )
+        running.clients.abandon()
+        self._running = None
 
     def _open_lane(self, running: _Running, model: str) -> Lane:
         import llm_gateway.clients.runnable  # noqa: F401 - LangChain's import is nobody's time in the queue
@@ -247,6 +285,7 @@ class LLMGateway:
             rng=self._rng,
             price=price_of(deployment).cost,
             observer=self._observer,
+            clock=self._clock,
             with_text=self._config.logs.text,
         )
         lane = running.lanes[model] = Lane(
@@ -272,17 +311,19 @@ class _Running:
         return self.loop is asyncio.get_running_loop()
 
 
-async def _enter(lane: Lane, request: LLMRequest) -> tuple[Lane, Ticket] | GatewayError:
+async def _enter(lane: Lane, request: LLMRequest, since: float) -> tuple[Lane, Ticket] | GatewayError:
     """Submit as soon as there is room."""
     try:
         await lane.room(request.priority)
-    except GatewayClosedError as error:
+        return lane, lane.submit(request, since=since)
+    except GatewayError as error:
         return error
-    return lane, lane.submit(request)
 
 
-async def _outcome(ticket: Ticket) -> LLMResponse | BaseException:
+async def _outcome(entered: tuple[Lane, Ticket] | None) -> LLMResponse | BaseException:
     """Wait for an answer or an error; our own cancellation is neither."""
-    if not ticket.reply.done():
-        await asyncio.wait((ticket.reply,))
-    return ticket.reply.exception() or ticket.reply.result()
+    assert entered is not None  # noqa: S101 - all have entered before any is waited for
+    reply = entered[1].reply
+    if not reply.done():
+        await asyncio.wait((reply,))
+    return reply.exception() or reply.result()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from llm_gateway.clients.base import Completion, Deployment
+from llm_gateway.clock import Clock
 from llm_gateway.config import GatewayConfig, endpoint_of
 from llm_gateway.errors import GatewayError, ProviderError
 from llm_gateway.events import AttemptFailed, Observer, RequestDone, RetryScheduled
@@ -31,7 +32,9 @@ class Deployments:
         if made is None:
             settings = self._config.model(model)
             endpoint = endpoint_of(self._config, settings.provider)
-            made = self._made[model] = Deployment(name=model, endpoint=endpoint, settings=settings)
+            made = Deployment(name=model, endpoint=endpoint, settings=settings)
+            if endpoint.api_key or not endpoint.key_variable:  # a key that is missing now may be there the next time
+                self._made[model] = made
         return made
 
 
@@ -45,11 +48,14 @@ class Outcomes:
     rng: Random
     price: Pricer
     observer: Observer
+    clock: Clock
     with_text: bool  # hand prompts and answers to the observer
 
     def answered(self, ticket: Ticket, completion: Completion) -> None:
         """Give the caller its response, with the receipt."""
         self.quota.succeeded()
+        if ticket.ended:  # its deadline passed at this very moment
+            return
         usage = completion.usage
         cost = None if usage is None else self.price(usage)
         receipt = Receipt(
@@ -69,14 +75,16 @@ class Outcomes:
             finish_reason=completion.finish_reason,
             receipt=receipt,
         )
-        if settle(ticket, response):
-            self._done(ticket, "ok", completion=completion, cost=cost)
+        # A caller that left at this very moment has paid all the same.
+        outcome = "ok" if settle(ticket, response) else "cancelled"
+        self._done(ticket, outcome, completion=completion, cost=cost)
 
     def failed(self, ticket: Ticket, error: ProviderError, took: float) -> float | None:
         """Return the seconds to wait before another attempt; None: there is none, and the caller has its error.
 
         `took` is how long the failed call was under way, in seconds.
         """
+        ticket.last_error = error
         self.observer.observe(
             AttemptFailed(
                 request_id=ticket.request.request_id,
@@ -107,21 +115,25 @@ class Outcomes:
         return wait
 
     def refused(self, ticket: Ticket, error: BaseException) -> None:
-        """Give the caller an error; there will be no further attempt."""
+        """Give the caller an error, caused by that of the last attempt; there will be no further one."""
+        if error.__cause__ is None and error is not ticket.last_error:
+            error.__cause__ = ticket.last_error
         if settle(ticket, error):
             self._done(ticket, error.kind if isinstance(error, GatewayError) else type(error).__name__)
 
     def left(self, ticket: Ticket) -> None:
         """Note that the caller no longer waits."""
-        ticket.ended = True
         ticket.reply.cancel()
-        silence(ticket)
         self._done(ticket, "cancelled")
 
     def _done(
         self, ticket: Ticket, outcome: str, *, completion: Completion | None = None, cost: float | None = None
     ) -> None:
         request = ticket.request
+        ticket.end(self.clock.now())
+        if ticket.alarm is not None:
+            ticket.alarm.cancel()
+            ticket.alarm = None
         self.observer.observe(
             RequestDone(
                 request_id=request.request_id,
@@ -150,17 +162,8 @@ def settle(ticket: Ticket, outcome: LLMResponse | BaseException) -> bool:
     """Answer the caller; False if it is answered already or has left."""
     if ticket.reply.done():
         return False
-    ticket.ended = True
-    silence(ticket)
     if isinstance(outcome, BaseException):
         ticket.reply.set_exception(outcome)
     else:
         ticket.reply.set_result(outcome)
     return True
-
-
-def silence(ticket: Ticket) -> None:
-    """Take back the deadline's alarm."""
-    if ticket.alarm is not None:
-        ticket.alarm.cancel()
-        ticket.alarm = None

@@ -116,8 +116,8 @@ class Figures:
             (self.tokens, other.tokens),
             (self.closed, other.closed),
         ):
-            mine.update(its)
-        self.sizes.update(other.sizes)
+            mine.update(dict(its))  # a copy, since another thread may look while the loop counts
+        self.sizes.update(dict(other.sizes))
         self.cost += other.cost
         for priority, waits in self.waits.items():
             waits.merge(other.waits[priority])
@@ -202,6 +202,11 @@ class Stats:
         count = self._count.get(type(event))
         if count is not None:
             count(event)
+
+    @property
+    def ended(self) -> int:
+        """Requests that were answered or refused so far; not those whose callers left."""
+        return sum(each.counts["completed"] + each.counts["failed"] for each in self._models.values())
 
     def snapshot(self, *, queued: Mapping[str, int], in_flight: int) -> dict[str, Any]:
         """Return all figures, ready for JSON; `queued` (by "high", "normal", "low") and `in_flight` are of this moment.

@@ -27,6 +27,7 @@ class RequestQueue:
     def __init__(self, model: str, *, max_size: int) -> None:
         self._model = model
         self._max_size = max_size
+        self._bulk_size = max(1, max_size // 2)  # a batch that waits for room leaves the rest to single requests
         self._ready = {each: FairLine(each) for each in RequestPriority}
         self._shares = Shares()
         self._delayed: list[tuple[float, int, Ticket]] = []
@@ -74,11 +75,12 @@ class RequestQueue:
         self._offer_room(priority)  # there may be more than one place
 
     async def room(self, priority: RequestPriority) -> None:
-        """Return when `put_nowait` would accept a ticket of `priority`; first come, first served.
+        """Return when less than half of the bound of `priority` is taken; first come, first served.
 
-        Raises GatewayClosedError if the queue is closed first.
+        So the longest batch leaves room for those that do not wait. Raises GatewayClosedError if the queue is closed
+        first.
         """
-        while not self._closed and not self.has_room(priority):
+        while not self._closed and not self._has_bulk_room(priority):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._turns[priority].append(turn)
             try:
@@ -181,10 +183,13 @@ class RequestQueue:
         self._depth[ticket.priority] -= 1
         self._offer_room(ticket.priority)
 
+    def _has_bulk_room(self, priority: RequestPriority) -> bool:
+        return self._depth[priority] < self._bulk_size
+
     def _offer_room(self, priority: RequestPriority) -> None:
         """Wake the first who waits for a place, if there is one; it offers the rest when it has taken its own."""
         turns = self._turns[priority]
-        while turns and self.has_room(priority):
+        while turns and self._has_bulk_room(priority):
             turn = turns.popleft()
             if not turn.done():
                 turn.set_result(None)

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from llm_gateway.clock import Timer
+from llm_gateway.errors import ProviderError
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
 
 
@@ -19,7 +20,7 @@ class Ticket:
     priority: RequestPriority = field(init=False)  # its class now; joining a waiting request can lift it
     cost: float = 1.0  # what its agent is charged in the queue, in tokens by estimate
     attempts: int = 0  # provider calls begun
-    started: float | None = None  # when the last call began
+    started: float = 0.0  # when the last call began
     queue_wait: float = 0.0  # in the queue and between attempts, all together
     provider_time: float = 0.0  # in all calls that ended
     batch_id: str | None = None  # of the last call
@@ -28,6 +29,8 @@ class Ticket:
     place: int = -1  # in the order of submission
     waiting: bool = False  # in the queue, ready or delayed
     delayed: bool = False  # in the queue, but it may not go yet
+    calling: bool = False  # in the provider's hands
+    last_error: ProviderError | None = None  # of the attempt that failed last
     ended: bool = False  # answered, refused, or its caller has left
 
     def __post_init__(self) -> None:
@@ -37,19 +40,29 @@ class Ticket:
     def begin_attempt(self, now: float, batch_id: str) -> None:
         """Note that a provider call begins."""
         self.attempts += 1
+        self.calling = True
         self.started = now
         self.batch_id = batch_id
         self.queue_wait = now - self.submitted - self.provider_time
 
     def end_attempt(self, now: float) -> float:
         """Note that the call ended; return how long it took."""
-        took = now - (self.started if self.started is not None else now)
+        self.calling = False
+        took = now - self.started
         self.provider_time += took
         return took
+
+    def end(self, now: float) -> None:
+        """Note that nothing more happens, so that both times are whole wherever the request was."""
+        self.ended = True
+        if self.calling:
+            self.end_attempt(now)
+        else:
+            self.queue_wait = now - self.submitted - self.provider_time
 
     @property
     def state(self) -> str:
         """Where the request is, in words for an error's sentence."""
-        if self.delayed:
-            return f"pausing before attempt {self.attempts + 1}"
-        return "waiting in the queue" if self.waiting else f"in the provider's hands, attempt {self.attempts}"
+        if self.calling:
+            return f"in the provider's hands, attempt {self.attempts}"
+        return f"pausing before attempt {self.attempts + 1}" if self.delayed else "waiting in the queue"

@@ -15,6 +15,11 @@ from llm_gateway.events import AttemptFailed, BatchClosed, RequestDone, RequestQ
 PRIORITIES = list(RequestPriority)
 
 
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 class Storm:
     """Agents come, wait, leave and fail at random; the gateway may be shut down in the middle."""
 
@@ -45,8 +50,15 @@ class Storm:
             return RequestRejectedError("no", provider="fake", model="m", status=400)
         return ValueError("a bug") if draw < 0.251 else None
 
+    async def arrive(self) -> None:
+        """Come at some instant, or within the first few turns of the loop, when everything is on its way at once."""
+        if self.rng.random() < 0.5:
+            await asyncio.sleep(self.rng.uniform(0, 10))
+        else:
+            await turns(self.rng.randint(0, 8))
+
     async def one(self, name: str) -> None:
-        await asyncio.sleep(self.rng.uniform(0, 10))
+        await self.arrive()
         deadline = self.rng.choice([None, self.rng.uniform(0.1, 5)])
         try:
             self.outcomes[name] = await self.gateway.request(ask(name, self.rng.choice(PRIORITIES), deadline=deadline))
@@ -54,7 +66,7 @@ class Storm:
             self.outcomes[name] = error
 
     async def many(self, name: str) -> None:
-        await asyncio.sleep(self.rng.uniform(0, 10))
+        await self.arrive()
         asked = [ask(f"{name}.{n}", self.rng.choice(PRIORITIES)) for n in range(self.rng.randint(1, 8))]
         try:
             outcomes = await self.gateway.batch(asked, return_exceptions=True)
@@ -68,8 +80,16 @@ class Storm:
         callers = [asyncio.create_task(agent(str(n))) for n, agent in enumerate(agents)]
         for caller in rng.sample(callers, 8):
             asyncio.get_running_loop().call_later(rng.uniform(0, 12), caller.cancel)
-        await asyncio.sleep(rng.uniform(5, 30))
-        await self.gateway.shutdown(timeout=rng.choice([0.0, 1.0, 100.0]))
+        if rng.random() < 0.5:
+            await asyncio.sleep(rng.uniform(5, 30))
+        else:
+            await turns(rng.randint(0, 12))
+        closing = asyncio.create_task(self.gateway.shutdown(timeout=rng.choice([0.0, 1.0, 100.0])))
+        if rng.random() < 0.3:
+            await turns(rng.randint(0, 6))
+            closing.cancel()
+        await asyncio.wait([closing])
+        await self.gateway.shutdown()  # waits for what a cancelled one left to do
         await asyncio.wait(callers)
 
     def check(self) -> None:

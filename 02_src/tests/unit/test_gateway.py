@@ -13,6 +13,7 @@ from llm_gateway import (
     BatchError,
     DeadlineExceededError,
     GatewayClosedError,
+    GatewayError,
     InvalidRequestError,
     LLMGateway,
     LLMResponse,
@@ -22,7 +23,9 @@ from llm_gateway import (
     RequestRejectedError,
     UnknownModelError,
 )
-from llm_gateway.events import BatchClosed, ShutdownEnded
+from llm_gateway.config import load_config
+from llm_gateway.events import BatchClosed, Event, RequestDone, ShutdownEnded
+from llm_gateway.router import Deployments
 
 HIGH, NORMAL, LOW = RequestPriority
 
@@ -142,15 +145,39 @@ async def test_batch_keeps_the_order_of_the_requests() -> None:
 
 async def test_batch_waits_for_room_where_a_request_is_turned_away() -> None:
     provider = FakeProvider()
-    async with gateway_over(provider, models=ONE_SLOT, batching={"max_queue_size": 2}) as gateway:
+    async with gateway_over(provider, models=ONE_SLOT, batching={"max_queue_size": 4}) as gateway:
         flood = asyncio.create_task(gateway.batch([ask(str(n)) for n in range(9)]))
         await asyncio.sleep(1.5)
+        single = [asyncio.create_task(gateway.request(ask(f"single {n}"))) for n in range(2)]
+        await asyncio.sleep(0)  # the batch leaves half of the queue to them
         with pytest.raises(QueueFullError) as caught:
             await gateway.request(ask("one more"))
-        assert (caught.value.depth, caught.value.limit) == (2, 2)
-        assert caught.value.retry_after == pytest.approx(2.0)  # two wait, one slot, a call takes a second
+        assert (caught.value.depth, caught.value.limit) == (4, 4)
+        assert caught.value.retry_after == pytest.approx(4.0)  # four wait, one slot, a call takes a second
         assert len(await flood) == 9
-    assert provider.sent == [str(n) for n in range(9)]
+        await asyncio.gather(*single)
+    assert sorted(provider.sent) == sorted([*map(str, range(9)), "single 0", "single 1"])
+
+
+async def test_items_of_a_full_queue_hold_up_no_item_of_another() -> None:
+    provider = FakeProvider()
+    slow = [ask(str(n), LOW) for n in range(9)]
+    others = [ask("high", HIGH), ask("elsewhere", model="claude-haiku")]
+    async with gateway_over(provider, models=ONE_SLOT, batching={"max_queue_size": 2}) as gateway:
+        await gateway.batch([*slow, *others])
+    began = {entry.request.request_id: entry.began for entry in provider.ledger}
+    assert began["elsewhere"] == 0.0
+    assert began["high"] <= 1.0
+
+
+async def test_a_deadline_counts_also_while_a_batch_waits_for_room() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider, models=ONE_SLOT, batching={"max_queue_size": 2}) as gateway:
+        requests = [ask(str(n), deadline=3.5) for n in range(9)]
+        outcomes = await gateway.batch(requests, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [LLMResponse] * 3 + [DeadlineExceededError] * 6
+    assert provider.sent[:3] == ["0", "1", "2"]
+    assert len(provider.sent) <= 4
 
 
 async def test_a_flood_of_low_leaves_room_for_high() -> None:
@@ -344,7 +371,7 @@ async def test_a_cancelled_shutdown_cancels_what_is_left_at_once() -> None:
 
 
 async def test_a_batch_that_waits_for_room_hears_of_the_shutdown() -> None:
-    gateway = gateway_over(FakeProvider(), models=ONE_SLOT, batching={"max_queue_size": 1})
+    gateway = gateway_over(FakeProvider(), models=ONE_SLOT, batching={"max_queue_size": 2})
     many = asyncio.create_task(gateway.batch([ask(str(n)) for n in range(5)]))
     await asyncio.sleep(0.5)
     await gateway.shutdown()
@@ -383,3 +410,109 @@ def test_a_gateway_constructs_with_no_loop_no_key_and_no_file(
     monkeypatch.chdir(str(tmp_path))
     assert LLMGateway({}).get_stats()["submitted"] == 0
     assert LLMGateway().log_path is None
+
+
+async def test_a_batch_cancelled_before_its_first_step_settles_its_callers() -> None:
+    for ticks in range(8):
+        provider = FakeProvider(script=[unavailable()])
+        gateway = gateway_over(provider, retry={"base_delay": 0.0})
+        caller = asyncio.create_task(gateway.request(ask("a")))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        await gateway.shutdown(timeout=0.0)
+        (outcome,) = await asyncio.gather(caller, return_exceptions=True)
+        assert isinstance(outcome, GatewayClosedError)
+
+
+async def test_a_bug_in_handing_on_an_answer_reaches_the_caller_and_the_loop() -> None:
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context["exception"]))
+    provider = FakeProvider(
+        answer=lambda request: TypeError("a bug") if request.request_id == "bad" else None,
+        latency=lambda request: 0.0 if request.request_id == "bad" else 50.0,
+    )
+    gateway = gateway_over(provider)
+    bad, good = (asyncio.create_task(gateway.request(ask(name))) for name in ("bad", "good"))
+    with pytest.raises(TypeError, match="a bug"):
+        await bad
+    await gateway.shutdown(timeout=1.0)  # its neighbour is cancelled in time all the same
+    assert asyncio.get_running_loop().time() == 1.0
+    with pytest.raises(GatewayClosedError):
+        await good
+    assert gateway.get_stats()["failures"] == {"TypeError": 1, "closed": 1}
+
+
+async def test_an_observer_that_fails_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Recorder):
+        def observe(self, event: Event, /) -> None:
+            raise ZeroDivisionError(event.name)
+
+    seen = Recorder()
+    provider = FakeProvider(script=[unavailable()])
+    async with gateway_over(provider, observers=[Broken(), seen]) as gateway:
+        assert (await gateway.request(ask("a"))).content == "ok"
+    assert {event.name for event in seen.events} >= {"request_queued", "batch_closed", "error", "item_done"}
+    assert "Broken failed to take note of batch_closed" in caplog.text
+
+
+async def test_a_connection_that_cannot_be_closed_keeps_the_shutdown_from_nothing() -> None:
+    class Stubborn(FakeProvider):
+        async def aclose(self) -> None:
+            raise OSError("no")
+
+    seen = Recorder()
+    gateway = gateway_over(Stubborn(), observers=[seen])
+    await gateway.request(ask("a"))
+    await gateway.shutdown()
+    assert seen.events[-1].name == "shutdown"
+
+
+async def test_times_are_whole_wherever_a_request_ended() -> None:
+    seen = Recorder()
+    async with gateway_over(FakeProvider(latency=lambda _: 10.0), observers=[seen], models=ONE_SLOT) as gateway:
+        outcomes = await asyncio.gather(
+            gateway.request(ask("in flight", deadline=4.0)),
+            gateway.request(ask("in the queue", deadline=3.0)),
+            return_exceptions=True,
+        )
+    assert [type(outcome) for outcome in outcomes] == [DeadlineExceededError] * 2
+    times = {
+        each.request_id: (each.queue_wait, each.provider_time) for each in seen.events if isinstance(each, RequestDone)
+    }
+    assert times == {"in flight": (0.0, 4.0), "in the queue": (3.0, 0.0)}
+
+
+async def test_the_last_attempts_error_is_the_cause_of_a_deadline_and_of_a_shutdown() -> None:
+    limited = rate_limited(retry_after=60.0)
+    gateway = gateway_over(FakeProvider(answer=lambda _: limited))
+    callers = [
+        asyncio.create_task(gateway.request(ask("a", deadline=5.0))),
+        asyncio.create_task(gateway.request(ask("b"))),
+    ]
+    await asyncio.wait(callers[:1])
+    await gateway.shutdown(timeout=0.0)
+    errors = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(error) for error in errors] == [DeadlineExceededError, GatewayClosedError]
+    assert [error.__cause__ for error in errors if isinstance(error, BaseException)] == [limited, limited]
+    assert "paused before another attempt" in str(errors[1])
+
+
+def test_a_gateway_of_another_open_loop_says_so_and_one_of_a_closed_loop_goes_on() -> None:
+    gateway = gateway_over(FakeProvider(latency=lambda _: 0.0))
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(gateway.request(ask("a")))
+    with pytest.raises(GatewayError, match="serves another event loop"):
+        asyncio.run(gateway.request(ask("b")))
+    with pytest.raises(GatewayError, match="serves another event loop"):
+        asyncio.run(gateway.shutdown())
+    loop.close()
+    assert asyncio.run(gateway.request(ask("c"))).content == "ok"
+    asyncio.run(gateway.shutdown())
+    asyncio.run(gateway.shutdown())
+
+
+async def test_a_key_that_is_set_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployments = Deployments(load_config({}))
+    assert deployments["gpt-4o-mini"].endpoint.api_key is None
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-later")
+    assert deployments["gpt-4o-mini"].endpoint.api_key is not None
