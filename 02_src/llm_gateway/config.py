@@ -5,20 +5,25 @@ Every error names the key, the wrong value and the remedy. Keys that are not giv
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from llm_gateway.errors import ConfigurationError, UnknownModelError
-from llm_gateway.models import ModelProvider
-from llm_gateway.sentences import nearest, sentence_of
+from llm_gateway.models import ModelProvider, Numeric
+from llm_gateway.sentences import nearest, sentence_of, shown
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Numeric]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Numeric]
+PositiveInt = Annotated[int, Field(ge=1), Numeric]
+Name = Annotated[str, Field(min_length=1)]
 
 BUILT_IN_PROVIDERS = ("openai", "anthropic", "ollama", "llamacpp")
 
@@ -36,6 +41,11 @@ DEFAULT_URLS = {
     "ollama": "http://127.0.0.1:11434",
 }
 
+NEEDS_SCHEME = {"openai", "anthropic"}
+NO_ADDRESS = "no HTTP address; write it as http://host:port/path or https://host/path"
+SPACE = re.compile(r"\s")
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # of TOML; others stand in quotes
+
 
 class Settings(BaseModel):
     """A frozen section of the configuration; an unknown key is an error."""
@@ -43,10 +53,44 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+Charge = Literal["admission_max", "actual"]
+"""What a provider counts: the larger of input and `max_tokens` when a call begins, or what it used in the end."""
+
+Quota = PositiveInt
+
+
+class LimitSettings(Settings):
+    """The provider's limits; those left out are learned from its answers."""
+
+    rpm: Quota | None = None
+    """Requests a minute."""
+    tpm: Quota | None = None
+    """Tokens a minute, input and output together."""
+    itpm: Quota | None = None
+    """Input tokens a minute."""
+    otpm: Quota | None = None
+    """Output tokens a minute."""
+    rpd: Quota | None = None
+    """Requests a day. They flow back continuously, as OpenAI's do: the whole day's can be used at once."""
+    charge: Charge | None = None
+    """How the provider charges: "admission_max" (the larger of the input and `max_tokens` when a call begins, never
+    trued up) or "actual" (what was used). Default: the first for OpenAI and Azure, the second for all others."""
+    burst_seconds: Positive = 1.0
+    """How much of its rate a limit that stood idle lets through at once. Providers may enforce 60 a minute as 1 a
+    second."""
+    safety: Annotated[float, Field(gt=0, le=1), Numeric] = 0.97
+    """The share of each limit that is used."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no limit is given at all."""
+        return not (self.rpm or self.tpm or self.itpm or self.otpm or self.rpd)
+
+
 class ProviderSettings(Settings):
     """One account at one host."""
 
-    kind: str | None = None
+    kind: Name | None = None
     """Which API it speaks: "openai", "anthropic", "ollama", "llamacpp" or a provider of LangChain's `init_chat_model`.
     Default: the provider's own name."""
     base_url: str | None = None
@@ -55,6 +99,18 @@ class ProviderSettings(Settings):
     """Default: the provider's environment variable."""
     timeout: Positive = 60.0
     """Seconds without a byte from the provider before a call counts as failed."""
+    limits: LimitSettings | None = None
+    """Of the account, shared by all its models. Default: what the provider's answers say."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url == "":
+            raise ValueError("empty; leave it out for the default")
+        # Ollama also takes host:port; who needs the scheme is known once the kind is.
+        if url is not None and not is_address(url if "//" in url else f"http://{url}"):
+            raise ValueError(NO_ADDRESS)
+        return url
 
 
 class PriceSettings(Settings):
@@ -71,18 +127,21 @@ class PriceSettings(Settings):
 class ModelSettings(Settings):
     """One name that requests can ask for, and what answers it."""
 
-    provider: str
+    provider: Name
     """A section of `[providers]`, a built-in provider, or one of LangChain's `init_chat_model`."""
-    model: str
+    model: Name
     """The provider's own name of the model; for llamacpp the path of a GGUF file, or "smollm2-135m"."""
-    max_concurrency: Annotated[int, Field(ge=1)] = 64
+    max_concurrency: PositiveInt = 64
     """Provider calls at the same time."""
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: PositiveInt | None = None
     """For requests that set none. Default: the provider's; 4096 for Anthropic, which would else reserve its maximum."""
-    context: Annotated[int, Field(ge=1)] | None = None
+    context: PositiveInt | None = None
     """Tokens of context. Default: as the model's profile knows; for llamacpp 4096 in each slot."""
     price: PriceSettings | None = None
     """Default: as genai-prices knows."""
+    limits: LimitSettings | None = None
+    """Of this model. Default: what the provider's answers say. Empty (`limits = {}`): unknown, so begin slowly and
+    learn a rate as well."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for the constructor of LangChain's chat model, as they are."""
 
@@ -90,10 +149,10 @@ class ModelSettings(Settings):
 class BatchingSettings(Settings):
     """How waiting requests become batches."""
 
-    max_batch_size: Annotated[int, Field(ge=1)] = 32
+    max_batch_size: PositiveInt = 32
     max_wait_ms: NonNegative = 0.0
     """How long the first request of a batch may wait for company, in milliseconds."""
-    max_queue_size: Annotated[int, Field(ge=1)] = 10_000
+    max_queue_size: PositiveInt = 10_000
     """Requests of one priority that may wait for one model; one more gets `QueueFullError`, or waits itself if it is
     part of a `batch()`."""
 
@@ -101,15 +160,17 @@ class BatchingSettings(Settings):
 class RetrySettings(Settings):
     """When a failed call is repeated. Durations in seconds."""
 
-    max_attempts: Annotated[int, Field(ge=1)] = 5
+    max_attempts: PositiveInt = 5
     """Provider calls for one request in total, the first one included."""
     base_delay: NonNegative = 0.5
     max_delay: NonNegative = 20.0
     """Longest pause that the gateway chooses itself. A provider's hint may be longer, up to `longest_hint`."""
     longest_hint: NonNegative = 300.0
     """A provider that asks for a longer pause than this gets no retry."""
+    max_throttles: Annotated[int, Field(ge=0), Numeric] = 30
+    """Calls of one request that may be refused by a rate limit; they count as no attempt."""
     quota: NonNegative = 500.0
-    """Permits for retries of one deployment; a transient failure takes 14, a throttle 5, a success gives 1 back."""
+    """Permits for retries of one deployment; a transient failure takes 14, an overload 5, a success gives 1 back."""
 
 
 class LogSettings(Settings):
@@ -117,10 +178,10 @@ class LogSettings(Settings):
 
     dir: Path | Literal[False] = Path("04_logs/gateway")
     """Relative to the working directory; false turns the journal off."""
-    max_file_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
+    max_file_bytes: Annotated[int, Field(ge=4096), Numeric] = 64 * 1024 * 1024
     """A file that would grow beyond this is continued in another."""
-    keep_days: Annotated[int, Field(ge=1)] = 30
-    keep_bytes: Annotated[int, Field(ge=4096)] = 1024 * 1024 * 1024
+    keep_days: PositiveInt = 30
+    keep_bytes: Annotated[int, Field(ge=4096), Numeric] = 1024 * 1024 * 1024
     """All journal files of the folder together; the oldest go first."""
     text: bool = False
     """Also write the text of prompts and answers."""
@@ -136,14 +197,14 @@ class LogSettings(Settings):
 class GatewayConfig(Settings):
     """The whole configuration, with every default filled in."""
 
-    providers: dict[str, ProviderSettings] = Field(default_factory=dict)
-    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    providers: dict[Name, ProviderSettings] = Field(default_factory=dict)
+    models: dict[Name, ModelSettings] = Field(default_factory=dict)
     batching: BatchingSettings = BatchingSettings()
     retry: RetrySettings = RetrySettings()
     logs: LogSettings = LogSettings()
     drain_timeout: NonNegative = 30.0
     """Seconds that shutdown waits for what was accepted before it cancels the rest."""
-    seed: int | None = None
+    seed: Annotated[int, Numeric] | None = None
     """Seed of the retries' jitter; None draws one."""
 
     def model(self, name: str) -> ModelSettings:
@@ -152,8 +213,14 @@ class GatewayConfig(Settings):
             return self.models[name]
         except KeyError:
             guess = nearest(name, self.models)
-            remedy = f"did you mean '{guess}'?" if guess else f"add a section [models.{name}] or"
-            reason = f"'{name}' is not configured; {remedy} use one of {', '.join(sorted(self.models))}."
+            known = ", ".join(sorted(self.models))
+            section = name if BARE_KEY.fullmatch(name) else json.dumps(name)
+            remedy = (
+                f"did you mean '{guess}'? Configured are"
+                if guess
+                else f"add a section [models.{section}] or use one of"
+            )
+            reason = f"{shown(name)} is not configured; {remedy} {known}."
             raise UnknownModelError(reason, field="model", record="LLMRequest") from None
 
 
@@ -171,6 +238,11 @@ DEFAULT_MODELS: Mapping[str, Mapping[str, Any]] = {
 
 def load_config(config: Mapping[str, Any]) -> GatewayConfig:
     """Validate a configuration in the form of a dict and fill in the defaults. Raises ConfigurationError."""
+    if not isinstance(config, Mapping):
+        raise ConfigurationError(
+            f"The configuration is {of_type(config)}, not a dict; read a TOML file with "
+            "llm_gateway.config.read_config(path)."
+        )
     merged = dict(config)
     models = merged.get("models", {})
     if isinstance(models, Mapping):
@@ -183,8 +255,24 @@ def load_config(config: Mapping[str, Any]) -> GatewayConfig:
     except ValidationError as error:
         key, reason = sentence_of(error, GatewayConfig)
         raise ConfigurationError(f"Configuration key {key}: {reason}") from None
+    _check_addresses(loaded)
     _check_providers(loaded)
     return loaded
+
+
+def of_type(value: object) -> str:
+    """Say what a value is that should be something else: "an int (5)"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name} ({shown(value)})"
+
+
+def is_address(url: str) -> bool:
+    """Whether a URL is an HTTP address with a host and, if any, a possible port."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and not SPACE.search(url)
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False
 
 
 def read_config(path: Path) -> GatewayConfig:
@@ -197,6 +285,13 @@ def read_config(path: Path) -> GatewayConfig:
         raise ConfigurationError(f"The configuration {path} is not TOML: {error}.") from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _check_addresses(config: GatewayConfig) -> None:
+    for name, provider in config.providers.items():
+        url = provider.base_url
+        if url and (provider.kind or name) in NEEDS_SCHEME and not is_address(url):
+            raise ConfigurationError(f"Configuration key providers.{name}.base_url: {NO_ADDRESS}.")
 
 
 def _check_providers(config: GatewayConfig) -> None:

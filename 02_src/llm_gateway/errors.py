@@ -6,7 +6,8 @@ succeed later without a change; the gateway has already retried such a request i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ class BatchError(GatewayError):
 
     def __init__(self, outcomes: Sequence[LLMResponse | BaseException]) -> None:
         failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        first = failed[0]
+        first = f"; the first with {type(failed[0]).__name__}: {failed[0]}" if failed else "."
         super().__init__(
-            f"{len(failed)} of {len(outcomes)} requests failed; the first with {type(first).__name__}: {first} "
+            f"{len(failed)} of {len(outcomes)} requests failed{first} "
             "Every outcome, the answers included, is in `.outcomes`."
         )
         self.outcomes = list(outcomes)
@@ -149,6 +150,7 @@ class ProviderError(GatewayError):
 
     kind = "provider"
     attempts: int = 1  # provider calls made for this request, all of them
+    headers: Mapping[str, str] = MappingProxyType({})  # of the HTTP answer, as far as they tell of limits
 
     def __init__(
         self,

@@ -1,19 +1,34 @@
 """What callers send and get back: requests, messages, tools, responses, receipts.
 
-All records are frozen; change one with `record.model_copy(update={...})`. Fields may be given by position, in the
-order shown, or by name. A malformed record raises `InvalidRequestError`, one sentence that names the field.
+All records are frozen; `record.model_copy(update={...})` makes a changed one, checked like a new one. Fields may be
+given by position, in the order shown, or by name. A malformed record raises `InvalidRequestError`, one sentence that
+names the field, however it is made: by constructor, `model_validate`, `model_validate_json` or `model_copy`.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from llm_gateway.errors import InvalidRequestError
-from llm_gateway.sentences import sentence_of
+from llm_gateway.sentences import no_boolean, sentence_of, shown
+
+Numeric = BeforeValidator(no_boolean)
+Count = Annotated[int, Field(ge=0), Numeric]
 
 
 class ModelProvider(str, Enum):  # noqa: UP042 - str(member) is part of the contract
@@ -44,11 +59,38 @@ class Record(BaseModel):
         def __init__(self, *values: Any, **fields: Any) -> None:
             if values:
                 fields = _by_name(type(self), values, fields)
-            try:
+            with _in_one_sentence(type(self)):
                 super().__init__(**fields)
-            except ValidationError as error:
-                field, reason = sentence_of(error, type(self))
-                raise InvalidRequestError(reason, field=field, record=type(self).__name__) from None
+
+        @classmethod
+        def model_validate(cls, obj: Any, **options: Any) -> Self:
+            """Return the record that a dict describes. Raises InvalidRequestError."""
+            with _in_one_sentence(cls):
+                return super().model_validate(obj, **options)
+
+        @classmethod
+        def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+            """Return the record that a JSON text describes. Raises InvalidRequestError."""
+            with _in_one_sentence(cls):
+                return super().model_validate_json(json_data, **options)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with the fields in `update` changed, checked as the constructor checks them."""
+        if not update:
+            return super().model_copy(deep=deep)
+        names = {name: field.alias or name for name, field in type(self).model_fields.items()}
+        fields = {name: getattr(self, name) for name in names} | dict(update)
+        checked = type(self)(**{names.get(name, name): value for name, value in fields.items()})
+        return super().model_copy(update={name: getattr(checked, name) for name in update}, deep=deep)
+
+
+@contextmanager
+def _in_one_sentence(cls: type[BaseModel]) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        field, reason = sentence_of(error, cls)
+        raise InvalidRequestError(reason, field=field or None, record=cls.__name__) from None
 
 
 def _by_name(cls: type[BaseModel], values: tuple[Any, ...], fields: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +147,7 @@ class LLMTool(Record):
     def _is_object_schema(cls, schema: dict[str, Any]) -> dict[str, Any]:
         if schema.get("type") != "object":
             raise ValueError(
-                f"{schema!r} is not the schema of an object; a tool without arguments has "
+                f"{shown(schema)} is not the schema of an object; a tool without arguments has "
                 "{'type': 'object', 'properties': {}}"
             )
         return schema
@@ -126,19 +168,28 @@ class LLMRequest(Record):
     enforced by the provider. `tool_choice` is "auto", "any" (some tool), "none", or a tool's name.
     """
 
-    model: ModelProvider | Annotated[str, Field(min_length=1)]
+    model: ModelProvider | str
     messages: Annotated[list[LLMMessage], Field(min_length=1)]
     tools: list[LLMTool] | None = None
     request_id: Annotated[str, Field(min_length=1)] = Field(default_factory=new_request_id)
-    priority: RequestPriority = RequestPriority.NORMAL
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0.0
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    priority: Annotated[RequestPriority, Numeric] = RequestPriority.NORMAL
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), Numeric] = 0.0
+    max_tokens: Annotated[int, Field(ge=1), Numeric] | None = None
     agent: str | None = None
-    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False), Numeric] | None = None
     stop: list[str] | None = None
     tool_choice: str | None = None
     response_format: dict[str, Any] | None = None
     metadata: dict[str, JsonValue] | None = None
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _is_name(cls, model: object) -> object:
+        if not isinstance(model, str) or not model:
+            raise ValueError(
+                f"{shown(model)} is not the name of a model; give a ModelProvider, or any name from the configuration"
+            )
+        return model
 
     @model_validator(mode="after")
     def _tools_fit(self) -> Self:
@@ -147,7 +198,7 @@ class LLMRequest(Record):
             twice = next(name for name in names if names.count(name) > 1)
             raise InvalidRequestError(f"two tools are named '{twice}'; give each its own name.", field="tools")
         if self.tool_choice not in {None, "auto", "any", "none", *names}:
-            reason = f"'{self.tool_choice}' is none of 'auto', 'any', 'none' and the names of the tools {names}."
+            reason = f"{shown(self.tool_choice)} is none of 'auto', 'any', 'none' and the names of the tools {names}."
             raise InvalidRequestError(reason, field="tool_choice")
         return self
 
@@ -155,11 +206,12 @@ class LLMRequest(Record):
 class TokenUsage(Record):
     """Tokens as the provider counted them. `input_tokens` includes the cached ones that the other fields detail."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0  # part of `output_tokens`
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cache_read_tokens: Count = 0
+    cache_write_tokens: Count = 0
+    reasoning_tokens: Count = 0  # part of `output_tokens`
+    cache_write_1h_tokens: Count = 0  # part of `cache_write_tokens`, kept for an hour: dearer
 
     @property
     def total_tokens(self) -> int:

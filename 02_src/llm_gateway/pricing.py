@@ -36,14 +36,20 @@ class Rates(NamedTuple):
     output: float
     cache_read: float
     cache_write: float
+    cache_write_1h: float  # for an hour, instead of the usual five minutes
 
     def cost(self, usage: TokenUsage) -> float:
         """US dollars for `usage`. Cached tokens are part of the input tokens and pay their own rate instead."""
         read, write = usage.cache_read_tokens, usage.cache_write_tokens
         # A server that counts its cached tokens apart, against the convention, must not earn the caller money.
         plain = max(0, usage.input_tokens - read - write)
+        hour = min(usage.cache_write_1h_tokens, write)
         return (
-            plain * self.input + read * self.cache_read + write * self.cache_write + usage.output_tokens * self.output
+            plain * self.input
+            + read * self.cache_read
+            + (write - hour) * self.cache_write
+            + hour * self.cache_write_1h
+            + usage.output_tokens * self.output
         ) / MILLION
 
 
@@ -79,15 +85,25 @@ class FixedPrice:
             output=settings.output,
             cache_read=settings.input if read is None else read,
             cache_write=settings.input if write is None else write,
+            cache_write_1h=settings.input if write is None else write,
         )
 
-    def cost(self, usage: TokenUsage, /) -> float:
-        """US dollars for `usage`."""
-        return self._rates.cost(usage)
+    def cost(self, usage: TokenUsage, /) -> float | None:
+        """US dollars for `usage`; None where no float holds them."""
+        return finite(self._rates.cost, usage)
 
     def rates(self) -> Rates:
         """Return the configured rates."""
         return self._rates
+
+
+def finite(cost: Callable[[TokenUsage], float], usage: TokenUsage) -> float | None:
+    """Return what `usage` costs; None where the sum is no finite number: nobody used that much."""
+    try:
+        dollars = cost(usage)
+    except ArithmeticError:  # also those of Decimal, in which genai-prices computes
+        return None
+    return dollars if math.isfinite(dollars) else None
 
 
 class UnknownPrice:
@@ -109,9 +125,9 @@ class ListPrice:
         self._cards: dict[int, Card | None] = {}
 
     def cost(self, usage: TokenUsage, /) -> float | None:
-        """US dollars for `usage` at this moment."""
+        """US dollars for `usage` at this moment; None where no float holds them."""
         card = self._card()
-        return None if card is None else card.cost(usage)
+        return None if card is None else finite(card.cost, usage)
 
     def rates(self) -> Rates | None:
         """Return the rates of this moment, of the shortest prompts."""
@@ -150,8 +166,7 @@ class Card:
 def price_of(deployment: Priced) -> Price:
     """Look up the price of a deployment; do it once, where its client is made.
 
-    The very first lookup in the list imports genai-prices, some 0.3 s. Writing to a cache for an hour, which is dearer
-    than for five minutes, is priced as the latter: `TokenUsage` does not tell them apart.
+    The very first lookup in the list imports genai-prices, some 0.3 s.
     """
     if deployment.settings.price is not None:
         return FixedPrice(deployment.settings.price)
@@ -187,6 +202,7 @@ def read_card(price: ModelPrice) -> Card | None:
     parts = [price.input_mtok, price.output_mtok]
     # What has no rate of its own is input like any other.
     parts += [price.input_mtok if part is None else part for part in (price.cache_read_mtok, price.cache_write_mtok)]
+    parts.append(parts[-1] if price.cache_write_1h_mtok is None else price.cache_write_1h_mtok)
     tiered = [part for part in parts if isinstance(part, TieredPrices)]
     starts = tuple(sorted({tier.start for part in tiered for tier in part.tiers}))
 
@@ -211,6 +227,7 @@ def _sample(length: int) -> TokenUsage:
         output_tokens=211,
         cache_read_tokens=307,
         cache_write_tokens=401,
+        cache_write_1h_tokens=103,
         reasoning_tokens=97,
     )
 
@@ -226,6 +243,7 @@ def cost_by_list(price: ModelPrice, usage: TokenUsage) -> float:
         output_tokens=max(usage.output_tokens, usage.reasoning_tokens),
         cache_read_tokens=read,
         cache_write_tokens=write,
+        cache_write_1h_tokens=min(usage.cache_write_1h_tokens, write),
         output_reasoning_tokens=usage.reasoning_tokens,
     )
     return float(price.calc_price(counted)["total_price"])

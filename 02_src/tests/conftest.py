@@ -7,8 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fakes.emulator import Emulator
+
+# No test is judged by the wall clock, and a failure comes back when the test is run again.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 # The libraries read these behind our back: a developer's key or address must not decide what a test sees.
 LEAKING = ("OPENAI_", "ANTHROPIC_", "OLLAMA_", "LANGSMITH_", "LANGCHAIN_")

@@ -22,7 +22,6 @@ from llm_gateway.models import LLMMessage, LLMRequest, RequestPriority
 Form = Literal["gateway", "openai"]
 """Whose format a line has; its result is written in the same."""
 
-LONGEST_PATH = 80  # characters
 OWN_ID = re.compile(r"line-[0-9]+")
 PRIORITIES = {priority.name.lower(): priority for priority in RequestPriority}
 
@@ -75,8 +74,7 @@ class RowReader:
             self._config.model(str(getattr(request.model, "value", request.model)))
         except InvalidRequestError as error:
             # Which of our records found it is nothing to who wrote the line; the field is.
-            field = _shortened(error.field) if error.field else None
-            told = type(error)(error.reason, field=field)
+            told = type(error)(error.reason, field=error.field)
             return Malformed(line=line, form=form, request_id=request_id, error=told)
         return Row(line=line, form=form, request=request)
 
@@ -115,11 +113,6 @@ class RowReader:
         if self._default_model is None:
             raise InvalidRequestError("the line names no model; add one to it, or give --model.")
         return self._default_model
-
-
-def _shortened(path: str) -> str:
-    """Return the path of a field, with the middle left out where the nesting is the message."""
-    return path if len(path) <= LONGEST_PATH else f"{path[: LONGEST_PATH // 2]}…{path[-LONGEST_PATH // 2 :]}"
 
 
 def _parsed(text: bytes | None) -> dict[str, Any]:

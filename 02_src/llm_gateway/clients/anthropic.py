@@ -8,11 +8,14 @@ from typing import Any
 import anthropic
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 from pydantic import PrivateAttr
 
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, takes_temperature
 from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
+from llm_gateway.clients.messages import plausible
 from llm_gateway.clients.transport import Pools, httpx2_options
 from llm_gateway.models import LLMRequest
 
@@ -33,6 +36,17 @@ class Claude(ChatAnthropic):
     def _async_client(self) -> anthropic.AsyncClient:
         own = {"http_client": self._http, "timeout": self._http.timeout}
         return anthropic.AsyncClient(**self._client_params | own)
+
+    def _format_output(self, data: Any, **kwargs: Any) -> ChatResult:
+        """Take an answer also where the usage that comes with it is nonsense; it is unknown then."""
+        usage = getattr(data, "usage", None)
+        if usage is None or plausible(usage):
+            return super()._format_output(data, **kwargs)
+        nothing = anthropic.types.Usage(input_tokens=0, output_tokens=0)
+        result = super()._format_output(data.model_copy(update={"usage": nothing}), **kwargs)
+        for generation in result.generations:
+            generation.message.usage_metadata = None  # type: ignore[attr-defined]  # it is an AIMessage
+        return result
 
 
 class AnthropicDialect(PlainDialect):
@@ -55,6 +69,10 @@ class AnthropicDialect(PlainDialect):
             if composed:
                 reason = f"Anthropic takes no '{composed[0]}' at the top of a schema; move it under 'properties'."
                 refuse(f"tools[{number}].input_schema", reason)
+
+    def rehearse(self, messages: list[BaseMessage], model: BaseChatModel, /) -> None:
+        """Build the call's payload, as the package does it."""
+        model._get_request_payload(messages)  # type: ignore[attr-defined]  # noqa: SLF001 - a test watches over it
 
     def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Send the tools also when none may be called: the API wants them where earlier turns have tool calls."""

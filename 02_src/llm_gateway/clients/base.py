@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_gateway.config import Endpoint, ModelSettings
@@ -17,6 +18,7 @@ class Completion:
     tool_calls: tuple[LLMToolCall, ...] = ()
     finish_reason: str | None = None
     usage: TokenUsage | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the HTTP answer, as far as they tell of limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +56,6 @@ class ClientFactory(Protocol):
 
     async def aclose(self) -> None:
         """Close all that is shared between the clients made. Safe to call twice."""
+
+    def abandon(self) -> None:
+        """Let go of it all at once, without the event loop, which may be closed. Safe to call twice."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 
-from llm_gateway.clients import blocks
+from llm_gateway.clients import blocks, hints, sendable
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.failures import Failures
 from llm_gateway.clients.messages import completion_of, langchain_messages, langchain_tools
@@ -20,15 +22,20 @@ from llm_gateway.models import LLMRequest
 # No callbacks but those that the process turns on for all: the task that runs a batch must not report the calls of
 # many callers to the handlers of the one who came first.
 QUIET: RunnableConfig = {"callbacks": []}
+LONGEST_WORDS = 120  # characters of what a package says of a malformed block; it may quote the block
 
 
 class Dialect(Protocol):
     """How one kind of provider wants to be asked. Stateless between calls."""
 
     ends_with_reason: bool  # an answer without a finish reason is cut off
+    wired: bool  # it asks in JSON and over connections of ours, which note every HTTP answer
 
     def check(self, request: LLMRequest, profile: dict[str, Any], /) -> None:
         """Raise InvalidRequestError for what this kind is known to refuse."""
+
+    def rehearse(self, messages: list[BaseMessage], model: BaseChatModel, /) -> None:
+        """Raise whatever translating these messages for the wire raises. No I/O."""
 
     def arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Return the arguments of `model.ainvoke` for this request, but messages, temperature and tools."""
@@ -44,9 +51,13 @@ class PlainDialect:
     """What LangChain's own parameters say; the others differ from it."""
 
     ends_with_reason = True
+    wired = True
 
     def check(self, request: LLMRequest, profile: dict[str, Any], /) -> None:
         """Refuse nothing."""
+
+    def rehearse(self, messages: list[BaseMessage], model: BaseChatModel, /) -> None:
+        """Translate nothing: content blocks go to the server as they are, which refuses a malformed one itself."""
 
     def arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Set temperature, limit, stop words and the answer's schema by their names in OpenAI's API."""
@@ -94,14 +105,29 @@ class LangChainClient:
     ) -> None:
         self._model = model
         self._dialect = dialect
-        self._failures = Failures(deployment)
+        self._failures = Failures(deployment, wired=dialect.wired)
         self._profile: dict[str, Any] = dict(model.profile or {})
         self._leases = leases
 
     def check(self, request: LLMRequest, /) -> None:
         """Raise InvalidRequestError for what the model's profile or its provider's API is known to refuse."""
+        sendable.check(request, json_only=self._dialect.wired)
         check_profile(request, self._profile)
+        self._check_pictures(request)
         self._dialect.check(request, self._profile)
+
+    def _check_pictures(self, request: LLMRequest) -> None:
+        """Translate a user's content blocks as the call will, to find what the partner package stumbles over."""
+        for number, message in enumerate(request.messages):
+            if isinstance(message.content, str) or message.role != "user":
+                continue
+            if all(block.get("type") == "text" for block in message.content):
+                continue
+            try:
+                self._dialect.rehearse(langchain_messages([message]), self._model)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                words = f"{type(error).__name__}: {str(error)[:LONGEST_WORDS]}".rstrip(".")
+                refuse(f"messages[{number}].content", f"a content block is malformed ({words}).")
 
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Make one provider call, no retry. Raises ProviderError, and nothing else but cancellation."""
@@ -110,7 +136,9 @@ class LangChainClient:
         task = asyncio.current_task()
         cancels = task.cancelling() if task else 0
         try:
-            return await self._call(request)
+            completion = await self._call(request)
+            told = hints.limits_told(seen.headers)
+            return replace(completion, headers=told) if told else completion
         except Exception as error:
             if task and task.cancelling() > cancels:
                 raise asyncio.CancelledError from error  # whoever swallowed it below, the caller asked for it

@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clients.wording import Redactor
+from llm_gateway.config import NO_ADDRESS, is_address
 from llm_gateway.errors import ConfigurationError, MissingApiKeyError
 
 M = TypeVar("M", bound=BaseChatModel)
 
 DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")  # as in gpt-5-2025-08-07 and claude-haiku-4-5-20251001
+# What may be a user and a password before a host, with or without a scheme. Better too much of it than too little.
+CREDENTIALS = re.compile(r"(?<=//)\S*@|[^\s'\"/:]+:(?!//)\S+@")
+MASK = "[credentials]@"
 NO_KEY = "no-key"  # where none is needed, the SDKs want one all the same
 
 
@@ -38,12 +41,9 @@ def key_of(deployment: Deployment) -> str:
 def check_url(deployment: Deployment) -> None:
     """Raise ConfigurationError for a base_url that is no HTTP address."""
     endpoint = deployment.endpoint
-    parts = urlsplit(endpoint.base_url or "")
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise ConfigurationError(
-            f"Configuration key providers.{endpoint.name}.base_url: '{endpoint.base_url}' is no HTTP address; "
-            "write it as http://host:port/path or https://host/path."
-        )
+    if not is_address(endpoint.base_url or ""):
+        url = CREDENTIALS.sub(MASK, endpoint.base_url or "")
+        raise ConfigurationError(f"Configuration key providers.{endpoint.name}.base_url: '{url}' is {NO_ADDRESS}.")
 
 
 def check_options(deployment: Deployment, ours: AbstractSet[str]) -> dict[str, Any]:
@@ -80,10 +80,15 @@ def constructing(deployment: Deployment) -> Iterator[None]:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         option = ".".join(("options", *map(str, problem["loc"])))
-        raise ConfigurationError(f"{where}.{option}: {redact(problem['msg'])}.") from None
+        raise ConfigurationError(f"{where}.{option}: {_words(problem['msg'], redact)}.") from None
     except Exception as error:  # noqa: BLE001 - a partner package may raise anything here
-        words = redact(str(error).partition("\n")[0]).rstrip(".")
-        kind = deployment.endpoint.kind
+        kind, words = deployment.endpoint.kind, _words(str(error), redact)
         raise ConfigurationError(
             f"{where}: the chat model of '{kind}' cannot be set up: {type(error).__name__}: {words}."
         ) from None
+
+
+def _words(message: str, redact: Redactor) -> str:
+    """Return the first line of a library's message, without keys, credentials and its full stop."""
+    line = next(iter(message.strip().splitlines()), "no reason given")
+    return CREDENTIALS.sub(MASK, redact(line)).rstrip(" .")

@@ -35,3 +35,10 @@ class LangChainClients:
     async def aclose(self) -> None:
         """Close all connections. Safe to call twice."""
         await self._pools.aclose()
+
+    def abandon(self) -> None:
+        """Close all connections at once, for an event loop that is closed and cannot run `aclose`. Safe to call twice.
+
+        Calls under way fail. What is neither closed nor abandoned is abandoned when it is garbage, or at exit.
+        """
+        self._pools.abandon()

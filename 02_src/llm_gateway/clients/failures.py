@@ -137,14 +137,17 @@ TYPES: Mapping[str, type[ProviderError]] = {
 NEARNESS = {"ssl": 4, "aiohttp": 3, "httpx": 2, "httpx2": 2, "builtins": 0}
 # What LangChain and the SDKs stumble with over an answer that is not what they expect.
 STUMBLES = (ValueError, TypeError, AttributeError, LookupError)
+# What building a request raises where a value has no form on the wire.
+UNSENDABLE = (ValueError, TypeError, RecursionError, OverflowError)
 LONGEST_CHAIN = 12  # causes looked at; also ends a chain that bites its tail
 
 
 class Failures:
     """Translates what the calls of one deployment raise."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, *, wired: bool = False) -> None:
         self._deployment = deployment
+        self._wired = wired  # every HTTP answer is noted, so that none noted means that none came
         key = deployment.endpoint.api_key
         self._redact = Redactor(key.get_secret_value() if key else None)
 
@@ -153,6 +156,9 @@ class Failures:
         status = status_of(error) or seen.status
         codes, words = said_by(error)
         kind = kind_of(error, status, codes)
+        unsent = kind is ProviderError and status is None and self._wired and isinstance(error, UNSENDABLE)
+        if unsent:
+            kind = RequestRejectedError
         telling: BaseException = error
         if not codes and (status is None or status // 100 not in FAMILIES):  # it was not the provider who spoke
             telling = _nearest_to_wire(error) or error
@@ -160,7 +166,7 @@ class Failures:
         headers = seen.headers or headers_of(error)
         override = hints.should_retry(headers) if status is not None else None
         failure = kind(
-            sentence(kind, status=status, words=self._redact(words), deployment=self._deployment),
+            sentence(kind, status=status, words=self._redact(words), deployment=self._deployment, unsent=unsent),
             provider=self._deployment.endpoint.name,
             model=self._deployment.settings.model,
             request_id=request_id,
@@ -168,8 +174,9 @@ class Failures:
             retry_after=hints.retry_after(headers),
             # No credit is no credit, whatever the headers say.
             retryable=None if kind is QuotaExhaustedError else override,
-            summary=sentence(kind, status=status, words=None, deployment=self._deployment),
+            summary=sentence(kind, status=status, words=None, deployment=self._deployment, unsent=unsent),
         )
+        failure.headers = hints.limits_told(headers)
         leaks = any(self._redact.finds_key(f"{each} {each!r}") for each in chain(error))
         return failure, None if leaks else error
 
@@ -208,7 +215,8 @@ def _own_words(error: BaseException, kind: type[ProviderError]) -> str:
     if kind is IncompleteResponseError and isinstance(error, STUMBLES):
         return f"the body is no answer of this API ({name})"
     words = said_by(error)[1]
-    return f"{name}: {words}" if kind is ProviderError and words else words or name
+    named = kind is ProviderError or isinstance(error, UNSENDABLE)
+    return f"{name}: {words}" if named and words else words or name
 
 
 def kind_of_type(cls: type[BaseException]) -> type[ProviderError] | None:

@@ -48,3 +48,8 @@ def _until(text: str | None, now: Callable[[], datetime]) -> float | None:
         instant = instant.replace(tzinfo=UTC)
     left = (instant - now()).total_seconds()
     return left if left > 0 else None
+
+
+def limits_told(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that tell of rate limits, for whoever keeps the pace."""
+    return {name: value for name, value in headers.items() if "ratelimit" in name.lower()}

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from llm_gateway.clients import sendable
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.chat import LangChainClient, check_profile
 from llm_gateway.clients.openai import OpenAIDialect, chat_model, lease_http
@@ -150,7 +151,8 @@ class LlamaCppClient:
         self._starting = asyncio.Lock()
 
     def check(self, request: LLMRequest, /) -> None:
-        """Raise InvalidRequestError for a malformed content block; nothing else is known of a file."""
+        """Raise InvalidRequestError for what cannot be sent; nothing else is known of a file."""
+        sendable.check(request)
         check_profile(request, {})
 
     async def generate(self, request: LLMRequest, /) -> Completion:

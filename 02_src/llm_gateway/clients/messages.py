@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from pydantic import BaseModel
 
 from llm_gateway.clients.base import Completion
+from llm_gateway.clients.text import readable, readable_tree
 from llm_gateway.models import LLMMessage, LLMTool, LLMToolCall, TokenUsage
 
 # The providers' words for why an answer ended, in lower case. Any other word is passed on as it is.
@@ -27,6 +29,8 @@ FINISH_REASONS = {
 }
 # Where the partner packages put that word, and the Responses API its `status`.
 FINISH_KEYS = ("finish_reason", "stop_reason", "done_reason", "stopReason")
+CACHE_WRITES = ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+MOST_TOKENS = 10**9  # a count beyond it is none
 
 
 class UnreadableAnswerError(Exception):
@@ -72,7 +76,7 @@ def completion_of(message: AIMessage, *, needs_reason: bool) -> Completion:
     refusal = message.additional_kwargs.get("refusal")
     if refusal:
         content, reason = content or str(refusal), "refusal"
-    return Completion(content=content, tool_calls=calls, finish_reason=reason, usage=_usage(message))
+    return Completion(content=readable(content), tool_calls=calls, finish_reason=reason, usage=_usage(message))
 
 
 def _finish_reason(metadata: Mapping[str, Any]) -> str | None:
@@ -83,19 +87,27 @@ def _finish_reason(metadata: Mapping[str, Any]) -> str | None:
             word = (metadata.get("incomplete_details") or {}).get("reason")
     if not word:
         return None
-    return FINISH_REASONS.get(str(word).lower(), str(word))
+    return FINISH_REASONS.get(str(word).lower(), readable(str(word)))
 
 
 def _tool_calls(message: AIMessage, *, cut: bool) -> Iterable[LLMToolCall]:
     for call in message.tool_calls:
-        # Some servers give no id; the result of the call needs one to refer to.
-        yield LLMToolCall(id=call["id"] or _new_call_id(), name=call["name"], arguments=call["args"])
+        yield _tool_call(call["id"], call["name"], call["args"])
     for broken in message.invalid_tool_calls:
         name = broken["name"] or "unnamed"
         if not (broken["args"] or "").strip():  # how some servers write "no arguments"
-            yield LLMToolCall(id=broken["id"] or _new_call_id(), name=name, arguments={})
+            yield _tool_call(broken["id"], name, {})
         elif not cut:  # what `max_tokens` cut off is broken as it must be
             raise UnreadableAnswerError(f"the arguments of its call of tool '{name}' are no JSON object")
+
+
+def _tool_call(call_id: str | None, name: str, arguments: dict[str, Any]) -> LLMToolCall:
+    try:
+        clean = readable_tree(arguments)
+    except RecursionError:
+        raise UnreadableAnswerError(f"the arguments of its call of tool '{name}' nest too deep") from None
+    # Some servers give no id; the result of the call needs one to refer to.
+    return LLMToolCall(id=readable(call_id or _new_call_id()), name=readable(name), arguments=clean)
 
 
 def _new_call_id() -> str:
@@ -108,19 +120,46 @@ def _usage(message: AIMessage) -> TokenUsage | None:
         return None
     into: Mapping[str, Any] = counted.get("input_token_details") or {}
     out: Mapping[str, Any] = counted.get("output_token_details") or {}
-    return TokenUsage(
-        input_tokens=counted["input_tokens"],
-        output_tokens=counted["output_tokens"],
-        cache_read_tokens=_part(into, "cache_read"),
+    return usage_of(
+        input_tokens=[counted["input_tokens"]],
+        output_tokens=[counted["output_tokens"]],
+        cache_read_tokens=[_part(into, "cache_read")],
         # Anthropic tells either the sum or its parts by lifetime; LangChain then leaves the sum at 0.
-        cache_write_tokens=_part(into, "cache_creation")
-        + _part(into, "ephemeral_5m_input_tokens")
-        + _part(into, "ephemeral_1h_input_tokens"),
-        reasoning_tokens=_part(out, "reasoning"),
+        cache_write_tokens=[_part(into, name) for name in CACHE_WRITES],
+        reasoning_tokens=[_part(out, "reasoning")],
+        cache_write_1h_tokens=[_part(into, "ephemeral_1h_input_tokens")],
     )
 
 
-def _part(details: Mapping[str, Any], name: str) -> int:
+def usage_of(**parts: Iterable[object]) -> TokenUsage | None:
+    """Return the usage whose counts are the sums of their parts; None, unknown, if one cannot be a count of tokens."""
+    counts: dict[str, int] = {}
+    for name, values in parts.items():
+        counts[name] = 0
+        for value in values:
+            if not is_count(value):
+                return None
+            counts[name] += value
+    return TokenUsage(**counts)
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Tell whether a provider's number can be a count of tokens."""
+    return type(value) is int and 0 <= value <= MOST_TOKENS
+
+
+def plausible(usage: Any) -> bool:
+    """Tell whether all that an SDK's usage record counts in tokens are counts. LangChain stumbles over what is none."""
+    for name, value in dict(usage).items():
+        if isinstance(value, BaseModel | dict):
+            if not plausible(value):
+                return False
+        elif name.endswith("_tokens") and value is not None and not is_count(value):
+            return False
+    return True
+
+
+def _part(details: Mapping[str, Any], name: str) -> object:
     """Return a count that OpenAI's service tiers put a prefix to."""
     if not details:
         return 0

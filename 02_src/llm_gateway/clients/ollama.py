@@ -6,6 +6,7 @@ from typing import Any
 
 import ollama
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
 from langchain_ollama import ChatOllama
 
 from llm_gateway.clients.base import Deployment
@@ -28,6 +29,10 @@ class OllamaDialect(PlainDialect):
         """Refuse to promise a tool call."""
         if request.tool_choice not in {None, "auto", "none"}:
             refuse("tool_choice", f"Ollama cannot be made to call a tool ('{request.tool_choice}'); use 'auto'.")
+
+    def rehearse(self, messages: list[BaseMessage], model: BaseChatModel, /) -> None:
+        """Translate the messages, as the package does it."""
+        model._convert_messages_to_ollama_messages(messages)  # type: ignore[attr-defined]  # noqa: SLF001 - a test watches
 
     def arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Put the parameters over those of the constructor."""

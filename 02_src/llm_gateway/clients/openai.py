@@ -6,20 +6,33 @@ from typing import Any
 
 import openai
 from langchain_core.language_models import BaseChatModel
+from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
 
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
 from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
+from llm_gateway.clients.messages import plausible, usage_of
 from llm_gateway.clients.schemas import closed
+from llm_gateway.clients.text import readable
 from llm_gateway.clients.transport import PoolLease, Pools, httpx2_options
-from llm_gateway.models import LLMRequest, TokenUsage
+from llm_gateway.models import LLMRequest
 
 OURS = frozenset({
     "model", "model_name", "base_url", "openai_api_base", "api_key", "openai_api_key", "max_retries", "timeout",
     "request_timeout", "max_tokens", "max_completion_tokens", "http_client", "http_async_client", "openai_proxy",
     "cache",
 })  # fmt: skip
+
+
+class GPT(ChatOpenAI):
+    """ChatOpenAI that takes an answer also where the usage that comes with it is nonsense; it is unknown then."""
+
+    def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
+        usage = getattr(response, "usage", None)
+        if usage is not None and not plausible(usage):
+            response = response.model_copy(update={"usage": None})
+        return super()._create_chat_result(response, generation_info)
 
 
 class OpenAIDialect(PlainDialect):
@@ -44,13 +57,14 @@ class OpenAIDialect(PlainDialect):
         counted = None
         if usage is not None:
             into, out = usage.prompt_tokens_details, usage.completion_tokens_details
-            counted = TokenUsage(
-                input_tokens=usage.prompt_tokens,
-                output_tokens=usage.completion_tokens,
-                cache_read_tokens=(into.cached_tokens if into else None) or 0,
-                reasoning_tokens=(out.reasoning_tokens if out else None) or 0,
+            counted = usage_of(
+                input_tokens=[usage.prompt_tokens],
+                output_tokens=[usage.completion_tokens],
+                cache_read_tokens=[(into.cached_tokens if into else None) or 0],
+                reasoning_tokens=[(out.reasoning_tokens if out else None) or 0],
             )
-        return Completion(content=choice.message.content or "", finish_reason=choice.finish_reason, usage=counted)
+        content = readable(choice.message.content or "")
+        return Completion(content=content, finish_reason=choice.finish_reason, usage=counted)
 
 
 def lease_http(deployment: Deployment, pools: Pools, *, trust_env: bool = True) -> PoolLease:
@@ -63,16 +77,18 @@ def lease_http(deployment: Deployment, pools: Pools, *, trust_env: bool = True) 
     return pools.lease(deployment.endpoint, make)
 
 
-def chat_model(deployment: Deployment, lease: PoolLease, *, base_url: str | None, key: str) -> ChatOpenAI:
+def chat_model(deployment: Deployment, lease: PoolLease, *, base_url: str | None, key: str) -> GPT:
     """Return the chat model of a deployment at `base_url`."""
     settings = deployment.settings
 
     async def current_key() -> str:  # given as a coroutine, since no synchronous client is made for one
         return key
 
-    def build(name: str) -> ChatOpenAI:
-        return ChatOpenAI(
-            **{"stream_usage": True} | check_options(deployment, OURS),
+    def build(name: str) -> GPT:
+        return GPT(
+            # It uses our connections, which heed the proxies of the environment; with socket options of its own it
+            # would warn that they do not.
+            **{"stream_usage": True, "http_socket_options": ()} | check_options(deployment, OURS),
             model=name,
             base_url=base_url,
             api_key=current_key,

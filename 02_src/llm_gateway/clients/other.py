@@ -23,6 +23,9 @@ class OtherDialect(PlainDialect):
 
     ends_with_reason = False  # where each package puts it is not known
 
+    def __init__(self, *, wired: bool) -> None:
+        self.wired = wired
+
 
 def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     """Return the client of a deployment. Raises MissingDependencyError, ConfigurationError."""
@@ -35,13 +38,14 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
             "timeout": deployment.endpoint.timeout,
             "max_tokens": settings.max_tokens,
             "cache": False,
+            "http_socket_options": (),  # ChatOpenAI's heirs warn of proxies that our connections do heed
         }
         options = {name: value for name, value in wanted.items() if name in names and value is not None} | options
         if "http_async_client" in names and "http_async_client" not in options:
             model, leases = _over_our_http(deployment, options, pools)
         else:
             model, leases = _init(deployment, options), []
-    return LangChainClient(model, deployment, OtherDialect(), leases=leases)
+    return LangChainClient(model, deployment, OtherDialect(wired=bool(leases)), leases=leases)
 
 
 def _over_our_http(

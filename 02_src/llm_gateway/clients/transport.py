@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from llm_gateway.clients import sockets
 from llm_gateway.config import Endpoint
 
 CONNECT_TIMEOUT = 10.0  # seconds; a host that is there answers a SYN much sooner
@@ -100,10 +102,14 @@ class _Pool:
 
 
 class Pools:
-    """The HTTP clients of one event loop, one for each key, made when first asked for."""
+    """The HTTP clients of one event loop, one for each key, made when first asked for.
+
+    Those that nobody closed are abandoned when nobody can reach them any more, and when the interpreter exits.
+    """
 
     def __init__(self) -> None:
         self._pools: dict[Hashable, _Pool] = {}
+        weakref.finalize(self, _abandon_all, self._pools)
 
     def lease(self, key: Hashable, make: Callable[[], tuple[Any, Callable[[], Awaitable[None]]]]) -> PoolLease:
         """Return a share of the client of `key`; `make` returns a new client and what closes it."""
@@ -127,6 +133,16 @@ class Pools:
         while self._pools:
             _, pool = self._pools.popitem()
             await pool.close()
+
+    def abandon(self) -> None:
+        """Close every client at once, without its event loop, which may be closed. Safe to call twice."""
+        _abandon_all(self._pools)
+
+
+def _abandon_all(pools: dict[Hashable, _Pool]) -> None:
+    while pools:
+        _, pool = pools.popitem()
+        sockets.abandon(pool.client)
 
 
 class PoolLease:

@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from llm_gateway.clients.base import Deployment
+from llm_gateway.clients.text import readable
 from llm_gateway.errors import (
     AuthenticationError,
     ContextLengthError,
@@ -40,6 +41,7 @@ WHAT = {
     ProviderUnavailableError: "{provider} fails or cannot be reached at {host}",
     ProviderError: "The call of '{model}' at {provider} failed",
 }
+UNSENT = "The request could not be encoded for '{model}' at {provider}; nothing was sent"
 REMEDIES = {
     QuotaExhaustedError: "Add credit or raise the cap there.",
     AuthenticationError: "Check {key}.",
@@ -66,11 +68,13 @@ class Redactor:
         return self._key is not None and self._key in text
 
 
-def sentence(kind: type[ProviderError], *, status: int | None, words: str | None, deployment: Deployment) -> str:
+def sentence(
+    kind: type[ProviderError], *, status: int | None, words: str | None, deployment: Deployment, unsent: bool = False
+) -> str:
     """Return what happened.
 
     `words` are the provider's own, or those of a library, already without keys; None leaves them out, since a
-    provider may repeat the prompt.
+    provider may repeat the prompt. `unsent` says that the request never left.
     """
     endpoint = deployment.endpoint
     facts = {
@@ -81,7 +85,7 @@ def sentence(kind: type[ProviderError], *, status: int | None, words: str | None
         "timeout": endpoint.timeout,
         "key": " or ".join(filter(None, (endpoint.key_variable, f"[providers.{endpoint.name}] api_key"))),
     }
-    what = WHAT[kind].format_map(facts)
+    what = (UNSENT if unsent else WHAT[kind]).format_map(facts)
     if status is not None and status >= FIRST_BAD_STATUS:
         what += f" (HTTP {status})"
     if words is not None:
@@ -100,5 +104,5 @@ def host_of(url: str | None) -> str:
 def _shortened(words: str) -> str:
     if words.lstrip()[:1] == "<":
         return "it sent a page of HTML"
-    line = " ".join(words.split())
+    line = readable(" ".join(words.split()))
     return line if len(line) <= LONGEST_WORDS else f"{line[: LONGEST_WORDS - 1]}…"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from llm_gateway.config import GatewayConfig, LogSettings, load_config
+from llm_gateway.config import GatewayConfig, LogSettings, load_config, of_type
+from llm_gateway.errors import ConfigurationError
 from llm_gateway.events import Observer
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.mock_gateway.calls import CallAssertions, Ledger
@@ -64,7 +66,9 @@ class MockLLMGateway(CallAssertions, LLMGateway):
 
 def _quiet(config: Mapping[str, Any] | GatewayConfig | None, seed: int) -> GatewayConfig:
     """Return the configuration with the mock's own defaults."""
-    loaded = config if isinstance(config, GatewayConfig) else load_config(config or {})
+    if isinstance(config, str | PathLike):
+        raise ConfigurationError(f"The configuration is {of_type(config)}, not a dict; give the answers as responses=…")
+    loaded = config if isinstance(config, GatewayConfig) else load_config({} if config is None else config)
     changes: dict[str, Any] = {}
     if "logs" not in loaded.model_fields_set:
         changes["logs"] = LogSettings(dir=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,11 +21,12 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from llm_gateway.config import of_type
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.models import TokenUsage
+from llm_gateway.models import Numeric, TokenUsage
 from llm_gateway.sentences import sentence_of
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), Numeric]
 ErrorKind = Literal[
     "rate_limit",
     "timeout",
@@ -70,7 +72,7 @@ class Match(Part):
     """A part of the messages of role "system"."""
     after_tool: str | None = None
     """The tool whose result is the last message."""
-    attempt: Annotated[int, Field(ge=1)] | None = None
+    attempt: Annotated[int, Field(ge=1), Numeric] | None = None
     """Which provider call for this request; 1 is the first, 2 its first retry."""
 
 
@@ -86,7 +88,7 @@ class ScriptedToolCall(Part):
 class ScriptedError(Part):
     """A failure of the provider, as the real clients report it."""
 
-    status: Annotated[int, Field(ge=400, le=599)] | None = None
+    status: Annotated[int, Field(ge=400, le=599), Numeric] | None = None
     """The HTTP status; 429, 500, 503 and 529 are retried, 400, 401 and 404 are not."""
     kind: ErrorKind | None = None
     """What failed, where there is no status or it does not tell."""
@@ -176,6 +178,8 @@ def load_responses(source: Path | str | Mapping[str, Any] | None) -> MockRespons
     """
     if source is None:
         return MockResponses(default=Reply())
+    if not isinstance(source, Mapping | str | PathLike):
+        raise ConfigurationError(f"The mock's responses are {of_type(source)}; give a path of a JSON file, or a dict.")
     where = "The mock's responses" if isinstance(source, Mapping) else str(source)
     data = source if isinstance(source, Mapping) else _read(Path(source))
     if not isinstance(data, Mapping):
@@ -189,11 +193,13 @@ def load_responses(source: Path | str | Mapping[str, Any] | None) -> MockRespons
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"The mock's responses {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise ConfigurationError(f"The mock's responses {path} are not JSON: {error}.") from None
+    except RecursionError:
+        raise ConfigurationError(f"The mock's responses {path} are nested too deeply.") from None
 
 
 def _named(field: str, data: Mapping[str, Any]) -> str:

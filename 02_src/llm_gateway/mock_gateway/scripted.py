@@ -106,6 +106,9 @@ class ScriptedClients:
     async def aclose(self) -> None:
         """Nothing is open."""
 
+    def abandon(self) -> None:
+        """Nothing is open."""
+
 
 class ScriptedClient:
     """Stands in for the chat model of one deployment."""

@@ -175,6 +175,8 @@ async def _gateway_over_nothing(concurrency: int, logs: str | bool) -> AsyncIter
 
         async def aclose(self) -> None: ...
 
+        def abandon(self) -> None: ...
+
     class OverNothing(LLMGateway):
         def _connect(self) -> Nothing:
             return Nothing()

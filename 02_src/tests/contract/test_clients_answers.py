@@ -191,7 +191,12 @@ async def test_an_answer_that_was_filtered_below_its_schema_is_still_returned(em
             "anthropic",
             Usage(input=100, output=50, cache_read=40, cache_write=10, cache_write_1h=20, reasoning=30),
             TokenUsage(
-                input_tokens=100, output_tokens=50, cache_read_tokens=40, cache_write_tokens=30, reasoning_tokens=30
+                input_tokens=100,
+                output_tokens=50,
+                cache_read_tokens=40,
+                cache_write_tokens=30,
+                reasoning_tokens=30,
+                cache_write_1h_tokens=20,
             ),
         ),
         ("ollama", Usage(input=100, output=50), TokenUsage(input_tokens=100, output_tokens=50)),
@@ -295,3 +300,12 @@ async def test_empty_arguments_mean_none(emulator: Emulator) -> None:
     async with connected(emulator, "openai") as client:
         [call] = (await client.generate(request(tools=[WEATHER]))).tool_calls
     assert (call.name, call.arguments) == ("weather", {})
+
+
+@pytest.mark.parametrize("count", [12.5, -5, 10**12])
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+async def test_an_answer_with_nonsense_for_its_usage_is_an_answer(emulator: Emulator, kind: str, count: Any) -> None:
+    emulator.script(Reply(text="Paris", usage=Usage(input=3, output=count)))
+    async with connected(emulator, kind) as client:
+        answer = await client.generate(request())
+    assert (answer.content, answer.usage) == ("Paris", None)

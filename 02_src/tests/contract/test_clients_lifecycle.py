@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from fakes.deployments import CANARY, KINDS, base_url, connected, deployment, request, said
 from fakes.emulator import Emulator, Reply
+from fakes.emulator_thread import emulator_in_a_thread
 from llm_gateway.clients import transport
 from llm_gateway.clients.factory import LangChainClients
 from llm_gateway.errors import ProviderError, ProviderTimeoutError
@@ -158,3 +161,93 @@ async def test_an_answer_is_noted_for_its_own_call_alone(emulator: Emulator) -> 
     assert [error.retry_after for error in outcomes if isinstance(error, ProviderError)] == list(range(1, 9))
     with pytest.raises(LookupError):
         transport.exchange.get()
+
+
+FORGETFUL = """
+import asyncio, sys
+from llm_gateway import LLMGateway, LLMMessage, LLMRequest
+
+url, runs = sys.argv[1], int(sys.argv[2])
+urls = {"openai": url + "/v1", "anthropic": url, "ollama": url}
+models = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5", "ollama": "llama3.2"}
+gateway = LLMGateway({
+    "logs": {"dir": False},
+    "providers": {kind: {"base_url": urls[kind], "api_key": "sk-canary-0123456789"} for kind in urls},
+    "models": {kind: {"provider": kind, "model": models[kind]} for kind in urls},
+})
+
+async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60
+    for kind in urls:
+        answer = await gateway.request(LLMRequest(model=kind, messages=[LLMMessage(role="user", content="hi")]))
+        print(answer.content)
+
+for _ in range(runs):
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("-X", "dev", "-W", "error")])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_program_that_never_shuts_down_ends_without_a_word(flags: tuple[str, ...], runs: int) -> None:
+    with emulator_in_a_thread() as emulator:
+        command = [sys.executable, *flags, "-c", FORGETFUL, emulator.url, str(runs)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ok"] * 3 * runs, "")
+
+
+@every_kind
+def test_connections_can_be_abandoned_when_their_loop_is_closed(kind: str) -> None:
+    clients = LangChainClients()
+    with emulator_in_a_thread() as emulator:
+
+        async def ask() -> None:
+            client = clients.connect(deployment(kind, base_url(emulator.url, kind)))
+            await asyncio.gather(*(client.generate(request()) for _ in range(3)))
+
+        asyncio.run(ask())
+        clients.abandon()
+        clients.abandon()
+    gc.collect()  # a connection left open would warn now, and warnings are errors
+    asyncio.run(clients.aclose())
+
+
+@every_kind
+async def test_abandoning_ends_the_calls_under_way(emulator: Emulator, kind: str) -> None:
+    emulator.script(Reply(fault="stall"))
+    clients = LangChainClients()
+    client = clients.connect(deployment(kind, base_url(emulator.url, kind)))
+    call = asyncio.create_task(client.generate(request()))
+    await emulator.arrived(1)
+    clients.abandon()
+    with pytest.raises(ProviderError):
+        await call
+    await emulator.settled()
+    assert emulator.ledger[0].disconnected
+    await client.aclose()
+    await clients.aclose()
+
+
+@every_kind
+async def test_another_thread_may_abandon_the_connections_of_a_running_loop(emulator: Emulator, kind: str) -> None:
+    emulator.script(Reply(fault="stall"))
+    clients = LangChainClients()
+    client = clients.connect(deployment(kind, base_url(emulator.url, kind)))
+    call = asyncio.create_task(client.generate(request()))
+    await emulator.arrived(1)
+    await asyncio.to_thread(clients.abandon)
+    with pytest.raises(ProviderError):
+        await call
+
+
+@every_kind
+def test_what_nobody_can_reach_any_more_is_abandoned(kind: str) -> None:
+    with emulator_in_a_thread() as emulator:
+
+        async def ask() -> None:
+            client = LangChainClients().connect(deployment(kind, base_url(emulator.url, kind)))
+            gc.collect()  # a client that is still there keeps its connections, though its factory is gone
+            assert (await client.generate(request())).content == "ok"
+
+        asyncio.run(ask())
+        gc.collect()

@@ -234,7 +234,7 @@ async def test_what_goes_away_by_itself_is_retried_with_the_providers_hint(stage
 async def test_a_retry_comes_to_an_end_with_the_last_error(
     stage: Stage, status: int, error: type[ProviderError]
 ) -> None:
-    patience = {"max_attempts": 3, "base_delay": 0.001}
+    patience = {"max_attempts": 3, "max_throttles": 2, "base_delay": 0.001}
     async with stage.provider(), stage.gateway({"try": [Says(status=status)]}, retry=patience) as gateway:
         with pytest.raises(error) as caught:
             await gateway.request(about("try"))

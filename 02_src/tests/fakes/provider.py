@@ -33,10 +33,12 @@ class FakeProvider:
     latency: Callable[[LLMRequest], float] = lambda _: 1.0
     script: list[Outcome] = field(default_factory=list)  # taken in turn; then every call is answered "ok"
     answer: Callable[[LLMRequest], Outcome | None] = lambda _: None  # asked before the script
+    headers: Mapping[str, str] = field(default_factory=dict)  # of every answer
     ledger: list[Entry] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
     closed: int = 0
+    abandoned: int = 0
 
     def connect(self, _deployment: Deployment, /) -> FakeProvider:
         return self
@@ -58,7 +60,7 @@ class FakeProvider:
                 raise outcome
             entry.outcome = "answered"
             usage = TokenUsage(input_tokens=10, output_tokens=5)
-            return Completion(content=outcome, finish_reason="stop", usage=usage)
+            return Completion(content=outcome, finish_reason="stop", usage=usage, headers=self.headers)
         except asyncio.CancelledError:
             entry.outcome = "cancelled"
             raise
@@ -68,6 +70,9 @@ class FakeProvider:
 
     async def aclose(self) -> None:
         self.closed += 1
+
+    def abandon(self) -> None:
+        self.abandoned += 1
 
     @property
     def sent(self) -> list[str]:
@@ -118,5 +123,5 @@ def rate_limited(retry_after: float | None = None) -> RateLimitError:
     return RateLimitError("busy", provider="fake", model="m", status=429, retry_after=retry_after)
 
 
-def unavailable() -> ProviderUnavailableError:
-    return ProviderUnavailableError("down", provider="fake", model="m", status=503)
+def unavailable(retry_after: float | None = None) -> ProviderUnavailableError:
+    return ProviderUnavailableError("down", provider="fake", model="m", status=503, retry_after=retry_after)

@@ -33,6 +33,7 @@ def usages(draw: st.DrawFn) -> TokenUsage:
         output_tokens=output,
         cache_read_tokens=read,
         cache_write_tokens=write,
+        cache_write_1h_tokens=draw(st.integers(0, write)),
         reasoning_tokens=draw(st.integers(0, output)),
     )
 
@@ -43,6 +44,7 @@ def by_list(provider: Provider, model: ModelInfo, usage: TokenUsage, now: dateti
         output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
         output_reasoning_tokens=usage.reasoning_tokens,
     )
     return float(model.calc_price(asked, provider, genai_request_timestamp=now).total_price)

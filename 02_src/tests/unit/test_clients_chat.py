@@ -18,7 +18,7 @@ from openai.types.chat import ChatCompletion
 from fakes.deployments import deployment, request
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
 from llm_gateway.clients.openai import OpenAIDialect
-from llm_gateway.errors import IncompleteResponseError, ProviderError, ProviderUnavailableError
+from llm_gateway.errors import IncompleteResponseError, ProviderError, ProviderUnavailableError, RequestRejectedError
 
 
 class Doing(SimpleChatModel):
@@ -119,6 +119,20 @@ async def test_whatever_a_package_raises_becomes_a_provider_error_with_its_cause
         await doing(broken).generate(request())
     assert type(caught.value) is ProviderError
     assert isinstance(caught.value.__cause__, LookupError)
+
+
+@pytest.mark.parametrize(
+    "error", [UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"), TypeError("x"), ValueError("x"), RecursionError("x")]
+)
+async def test_a_request_that_stumbles_before_it_is_sent_is_rejected_for_good(error: Exception) -> None:
+    async def broken() -> None:
+        raise error
+
+    with pytest.raises(RequestRejectedError, match="could not be encoded for 'gpt-4o-mini' at openai") as caught:
+        await doing(broken).generate(request())
+    assert not caught.value.retryable
+    assert type(error).__name__ in str(caught.value)
+    assert "nothing was sent" in caught.value.summary
 
 
 class Listening(AsyncCallbackHandler):

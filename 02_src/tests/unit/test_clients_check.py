@@ -115,7 +115,7 @@ def test_a_server_of_ones_own_needs_no_key() -> None:
 
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
 def test_an_address_that_is_none_is_refused(kind: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"providers\.{kind}\.base_url: 'localhost:8000' is no HTTP address"):
+    with pytest.raises(ConfigurationError, match=rf"providers\.{kind}\.base_url: no HTTP address"):
         LangChainClients().connect(deployment(kind, "localhost:8000"))
 
 
@@ -164,3 +164,89 @@ def test_the_key_is_in_no_representation_of_a_client() -> None:
     for kind in ("openai", "anthropic", "ollama", "groq"):
         made: Any = client(kind)
         assert CANARY not in f"{made!r} {made._model!r} {made._model}"
+
+
+def cyclic() -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    schema["properties"] = {"again": schema}
+    return schema
+
+
+def deep() -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(50_000):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+HALF = "half \ud800"
+CALLED = LLMToolCall(id="1", name="look", arguments={"at": HALF})
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic", "ollama"])
+@pytest.mark.parametrize(
+    ("messages", "fields", "where"),
+    [
+        ([said("user", HALF)], {}, r"messages\[0\]\.content: holds a lone surrogate at character 5;"),
+        ([said("user", [{"type": "text", "text": HALF}])], {}, r"messages\[0\]\.content\[0\]: holds a lone"),
+        ([said("user", [{"type": "text", "text": b"x"}])], {}, r"messages\[0\]\.content\[0\]: cannot be written"),
+        ([said("user"), said("assistant", tool_calls=[CALLED])], {}, r"\[1\]\.tool_calls\[0\]\.arguments: holds"),
+        ([said("tool", "x", tool_call_id=HALF)], {}, r"messages\[0\]\.tool_call_id: holds a lone surrogate"),
+        ([], {"tools": [TOOL.model_copy(update={"input_schema": cyclic()})]}, r"tools\[0\]\.input_schema: cannot be"),
+        ([], {"tools": [TOOL.model_copy(update={"input_schema": deep()})]}, r"tools\[0\]\.input_schema: nests too"),
+        ([], {"tools": [TOOL.model_copy(update={"description": HALF})]}, r"tools\[0\]\.description: holds a lone"),
+        ([], {"stop": ["é", HALF]}, r"stop\[1\]: holds a lone surrogate"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused_by_its_field(
+    kind: str, messages: list[LLMMessage], fields: dict[str, Any], where: str
+) -> None:
+    unsendable = request(*messages).model_copy(update=fields)  # records may come to refuse some of it themselves
+    with pytest.raises(InvalidRequestError, match=where):
+        client(kind).check(unsendable)
+
+
+def test_a_schema_of_the_answer_that_is_no_json_is_refused() -> None:
+    asked = request().model_copy(update={"response_format": {"default": float("nan")}})
+    with pytest.raises(InvalidRequestError, match=r"response_format: cannot be written as JSON"):
+        client("openai").check(asked)
+
+
+def test_text_of_any_script_is_taken() -> None:
+    blocks = [{"type": "text", "text": "größer \N{GRINNING FACE}"}]
+    client("openai").check(request(said("user", "größer \N{GRINNING FACE}"), said("user", blocks)))
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "ollama"])
+@pytest.mark.parametrize(
+    "malformed",
+    [{"type": "image_url"}, {"type": "image_url", "image_url": 5}, {"type": "image_url", "image_url": {"link": "x"}}],
+)
+def test_a_malformed_picture_is_refused_where_the_package_stumbles_over_it(
+    kind: str, malformed: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequestError, match=r"messages\[0\]\.content: a content block is malformed"):
+        client(kind).check(request(said("user", [{"type": "text", "text": "see"}, malformed])))
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "ollama"])
+def test_a_picture_in_good_form_is_taken(kind: str) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    client(kind).check(request(said("user", [{"type": "text", "text": "see"}, picture])))
+
+
+def test_a_key_that_was_missing_works_once_it_is_there() -> None:
+    clients = LangChainClients()
+    with pytest.raises(MissingApiKeyError):
+        clients.connect(deployment("openai", None, key=None))
+    clients.connect(deployment("openai", None))
+
+
+def test_no_package_warns_of_proxies_that_our_connections_heed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("langchain_openai.chat_models._client_utils._proxy_env_warning_emitted", False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for kind in ("openai", "anthropic", "ollama", "groq"):
+        client(kind)
+    assert caplog.records == []

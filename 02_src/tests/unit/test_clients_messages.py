@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 
-from llm_gateway.clients.messages import UnreadableAnswerError, completion_of
+from llm_gateway.clients.messages import UnreadableAnswerError, completion_of, plausible
 from llm_gateway.clients.schemas import closed
+from llm_gateway.clients.text import readable
 from llm_gateway.models import TokenUsage
 
 
@@ -88,3 +89,55 @@ def test_closing_a_schema_touches_only_objects_that_do_not_say() -> None:
     assert "additionalProperties" not in result["properties"]["map"]
     assert result["$defs"]["open"]["additionalProperties"] is True
     assert "additionalProperties" not in inner
+
+
+@pytest.mark.parametrize("count", [10**400, 10**9 + 1, -1])
+@pytest.mark.parametrize("name", ["input_tokens", "output_tokens"])
+def test_a_count_that_is_none_makes_the_usage_unknown(name: str, count: int) -> None:
+    usage: Any = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2, name: count}
+    assert completion_of(answer(usage_metadata=usage), needs_reason=True).usage is None
+
+
+@pytest.mark.parametrize("count", [1.5, float("nan"), "many", -3, True, 10**400])
+def test_a_detail_that_is_no_count_makes_the_usage_unknown(count: Any) -> None:
+    message = answer()
+    usage: Any = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10}
+    message.usage_metadata = usage | {"input_token_details": {"cache_read": count}}
+    assert completion_of(message, needs_reason=True).usage is None
+    assert not plausible({"prompt_tokens": 1, "details": {"cached_tokens": count}})
+    assert plausible({"prompt_tokens": 1, "details": {"cached_tokens": None}, "seconds": count})
+
+
+def test_what_was_written_to_a_cache_for_an_hour_is_told_apart() -> None:
+    usage: Any = {"input_tokens": 90, "output_tokens": 1, "total_tokens": 91}
+    message = answer()
+    message.usage_metadata = usage | {
+        "input_token_details": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 30}
+    }
+    counted = completion_of(message, needs_reason=True).usage
+    assert counted == TokenUsage(input_tokens=90, output_tokens=1, cache_write_tokens=50, cache_write_1h_tokens=30)
+
+
+def test_half_a_surrogate_pair_in_an_answer_becomes_a_replacement_character() -> None:
+    call: Any = {"type": "tool_call", "id": "\ud800", "name": "l\udfff", "args": {"k\ud800": ["a\udc00", 1, "é"]}}
+    done = completion_of(answer("é\ud800!", tool_calls=[call]), needs_reason=True)
+    assert done.content == "é\ufffd!"
+    [made] = done.tool_calls
+    assert (made.id, made.name) == ("\ufffd", "l\ufffd")
+    assert made.arguments == {"k\ufffd": ["a\ufffd", 1, "é"]}
+    made.model_dump_json()
+
+
+def test_two_halves_that_arrived_apart_become_their_character() -> None:
+    assert readable("\ud83d\ude00") == "\N{GRINNING FACE}"
+    assert readable("naïve \N{GRINNING FACE}") == "naïve \N{GRINNING FACE}"
+
+
+def test_arguments_that_nest_beyond_all_measure_are_no_answer() -> None:
+    deep: Any = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    message = answer("")
+    message.tool_calls = [{"type": "tool_call", "id": "1", "name": "look", "args": deep}]
+    with pytest.raises(UnreadableAnswerError, match="nest too deep"):
+        completion_of(message, needs_reason=True)

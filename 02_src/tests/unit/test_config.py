@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llm_gateway import ConfigurationError, ModelProvider, UnknownModelError
+from llm_gateway import ConfigurationError, LLMGateway, ModelProvider, UnknownModelError
 from llm_gateway.config import endpoint_of, load_config, read_config
 
 
@@ -67,7 +68,10 @@ def test_a_default_model_can_be_overridden_in_part_and_others_added() -> None:
         ),
         (
             {"retry": {"zzz": 3}},
-            "Configuration key retry.zzz: unknown; known are base_delay, longest_hint, max_attempts, max_delay, quota.",
+            (
+                "Configuration key retry.zzz: unknown; known are base_delay, longest_hint, max_attempts, max_delay, "
+                "max_throttles, quota."
+            ),
         ),
         (
             {"logs": {"dir": True}},
@@ -90,10 +94,74 @@ def test_another_langchain_provider_is_no_slip_of_a_built_in_one() -> None:
 
 
 def test_an_unknown_model_names_the_nearest() -> None:
-    with pytest.raises(UnknownModelError, match=r"'claude-hiku' is not configured; did you mean 'claude-haiku'\?"):
+    with pytest.raises(
+        UnknownModelError, match=r"'claude-hiku' is not configured; did you mean 'claude-haiku'\? Configured are claude"
+    ):
         load_config({}).model("claude-hiku")
     with pytest.raises(UnknownModelError, match=r"'zzz' is not configured; add a section \[models.zzz\] or use one of"):
         load_config({}).model("zzz")
+
+
+def test_an_odd_name_of_a_model_stays_on_its_line_and_within_toml() -> None:
+    for name, section in (("gpt-9.9", '[models."gpt-9.9"]'), ("z\nz", '[models."z\\nz"]')):
+        with pytest.raises(UnknownModelError) as caught:
+            load_config({}).model(name)
+        assert f"{name!r} is not configured; add a section {section} or use" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+MODEL = {"provider": "openai", "model": "x"}
+ADDRESS = "no HTTP address; write it as http://host:port/path or https://host/path."
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"models": {"int": 5}}, "models.int: 5 is wrong: it should be a dictionary with the keys provider, model, "),
+        ({"models": {"int": {**MODEL, "context": 0}}}, "models.int.context: 0 is wrong: it should be greater than or"),
+        ({"models": {"": MODEL}}, "models.'': empty; give a text of at least 1 character."),
+        ({"models": {5: MODEL}}, "models[5]: the name is not a text; put it in quotes."),
+        ({"models": {"m": {**MODEL, "model": ""}}}, "models.m.model: empty; give a text of at least 1 character."),
+        ({"batching": {1: 2}}, "batching[1]: the name is not a text; put it in quotes."),
+        ({"batching": {"max_batch_size": True}}, "batching.max_batch_size: True is wrong: it should be a number."),
+        ({"drain_timeout": True}, "drain_timeout: True is wrong: it should be a number."),
+        ({"drain_timeout": float("inf")}, "drain_timeout: inf is wrong: it should be a finite number."),
+        ({"seed": "x"}, "seed: 'x' is wrong: it should be a valid integer."),
+        ({"seed": "9" * 5000}, "seed: '99999"),
+        ({"logs": {"text": "x"}}, "logs.text: 'x' is wrong: it should be a valid boolean."),
+        ({"logs": {"dir": 5}}, "logs.dir: 5 is wrong: it should be a path or False."),
+        ({"providers": {"a": {"base_url": ""}}}, "providers.a.base_url: empty; leave it out for the default."),
+        ({"providers": {"openai": {"base_url": "localhost:80"}}}, f"providers.openai.base_url: {ADDRESS}"),
+        ({"providers": {"a": {"base_url": "http://h:port"}}}, f"providers.a.base_url: {ADDRESS}"),
+        ({"providers": {"a": {"base_url": "http://h:99999"}}}, f"providers.a.base_url: {ADDRESS}"),
+        ({"providers": {"a": {"base_url": "http://[::1"}}}, f"providers.a.base_url: {ADDRESS}"),
+        ({"providers": {"a": {"base_url": "http://:80"}}}, f"providers.a.base_url: {ADDRESS}"),
+        ({"providers": {"a": {"base_url": "http://h h"}}}, f"providers.a.base_url: {ADDRESS}"),
+        ({"providers": {"a": {"base_url": "ftp://host"}}}, f"providers.a.base_url: {ADDRESS}"),
+    ],
+)
+def test_every_kind_of_problem_reads_as_a_sentence(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(given)
+    assert str(caught.value).startswith(f"Configuration key {sentence}")
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_may_be_as_ollama_takes_it() -> None:
+    config = load_config({"providers": {"ollama": {"base_url": "gpu:11434"}, "v6": {"base_url": "http://[::1]:80/v1"}}})
+    assert config.providers["ollama"].base_url == "gpu:11434"
+
+
+@pytest.mark.parametrize(
+    ("given", "what"), [("x.toml", "a str ('x.toml')"), ([1], "a list ([1])"), ([], "a list ([])"), (5, "an int (5)")]
+)
+def test_a_configuration_that_is_no_dict_is_told_how_to_be_read(given: Any, what: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        LLMGateway(given)
+    assert str(caught.value) == (
+        f"The configuration is {what}, not a dict; read a TOML file with llm_gateway.config.read_config(path)."
+    )
 
 
 def test_a_toml_file_has_the_same_shape(tmp_path: Path) -> None:
@@ -152,4 +220,24 @@ def test_keys_are_never_shown() -> None:
     assert "canary" not in repr(config) + str(config) + config.model_dump_json() + repr(endpoint)
     with pytest.raises(ConfigurationError) as caught:
         load_config({"providers": {"openai": {"api_key": ["sk-canary-5"]}}})
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "providers",
+    [
+        "canary",
+        ["canary"],
+        {"openai": "canary"},
+        {"openai": ["canary"]},
+        {"openai": [{"api_key": "canary"}]},
+        {"openai": {"api_key": {"canary": 1}}},
+        {"openai": {"timeout": "canary"}},
+        {"openai": {"base_url": "http://user:canary@host:port"}},
+    ],
+    ids=str,
+)
+def test_nothing_below_providers_is_ever_shown(providers: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_config({"providers": providers})
     assert "canary" not in str(caught.value)

@@ -123,6 +123,7 @@ def test_an_item_is_one_flat_line_without_what_is_unknown(tmp_path: Path) -> Non
             "cache_read_tokens": 3,
             "cache_write_tokens": 0,
             "reasoning_tokens": 0,
+            "cache_write_1h_tokens": 0,
             "cost_usd": 0.25,
             "finish_reason": "stop",
         }

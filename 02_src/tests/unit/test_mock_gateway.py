@@ -531,7 +531,7 @@ async def test_a_long_list_of_calls_is_cut() -> None:
 
 async def test_a_rate_limit_beyond_all_attempts_reaches_the_caller_as_from_a_real_provider() -> None:
     busy = rules({"name": "busy", "reply": {"error": {"kind": "rate_limit", "retry_after": 3.0}}})
-    async with MockLLMGateway({"retry": {"max_attempts": 2}}, responses=busy) as gateway:
+    async with MockLLMGateway({"retry": {"max_throttles": 1}}, responses=busy) as gateway:
         with pytest.raises(RateLimitError, match=r"anthropic .*\(HTTP 429\).* scripted by 'busy'") as caught:
             await gateway.request(ask("?", request_id="a"))
     error = caught.value

@@ -87,6 +87,32 @@ def test_a_file_that_is_missing_or_not_json_is_named(tmp_path: Path) -> None:
         MockLLMGateway(responses=str(tmp_path / "broken.json"))
 
 
+def test_responses_of_another_type_are_told_what_they_should_be() -> None:
+    with pytest.raises(ConfigurationError, match=r"^The mock's responses are an int \(5\); give a path of a JSON file"):
+        MockLLMGateway(responses=5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"a str \('file.json'\), not a dict; give the answers as responses="):
+        MockLLMGateway("file.json")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"^The configuration is a list \(\[\]\), not a dict"):
+        MockLLMGateway([])  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_nested_too_deeply_is_told_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "deep.json"
+    file.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ConfigurationError, match=r"deep\.json are nested too deeply\.$"):
+        MockLLMGateway(responses=file)
+    deep = "[" * 400 + "]" * 400
+    file.write_text(f'{{"default": {{"tool_calls": [{{"name": "f", "arguments": {{"a": {deep}}}}}]}}}}')
+    with pytest.raises(ConfigurationError, match=r"not nested too deeply\.$"):
+        MockLLMGateway(responses=file)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "marked.json"
+    file.write_text('{"default": "a"}', encoding="utf-8-sig")
+    MockLLMGateway(responses=file)
+
+
 # --- scripted errors ----------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,33 @@ def test_cached_tokens_are_part_of_the_input_and_pay_their_own_rate() -> None:
     assert cost_of(haiku, usage) == pytest.approx(0.3 * 1.0 + 0.6 * 0.1 + 0.1 * 1.25)
 
 
+def test_writing_to_a_cache_for_an_hour_pays_its_own_rate() -> None:
+    usage = TokenUsage(input_tokens=1_000_000, cache_write_tokens=500_000, cache_write_1h_tokens=200_000)
+    haiku = deployment(provider="anthropic", model="claude-haiku-4-5")
+    assert cost_of(haiku, usage) == pytest.approx(0.5 * 1.0 + 0.3 * 1.25 + 0.2 * 2.0)
+    mine = deployment(price={"input": 1, "output": 2, "cache_write": 4})
+    assert cost_of(mine, usage) == pytest.approx(0.5 * 1 + 0.5 * 4)
+
+
+@pytest.mark.parametrize("price", [{}, {"price": {"input": 1, "output": 2}}])
+def test_what_no_float_holds_has_no_cost_and_raises_nothing(price: dict[str, Any]) -> None:
+    for count in (10**400, 10**310, -(10**400)):
+        absurd = TokenUsage.model_construct(
+            input_tokens=count, output_tokens=count, cache_read_tokens=0, cache_write_tokens=0,
+            cache_write_1h_tokens=0, reasoning_tokens=0,
+        )  # fmt: skip
+        assert cost_of(deployment(**price), absurd) is None
+
+
+def test_what_no_float_holds_has_no_cost_where_the_list_itself_does_the_sum() -> None:
+    price = listed(ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1), requests_kcount=Decimal(5)))
+    absurd = TokenUsage.model_construct(
+        input_tokens=10**400, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0,
+        reasoning_tokens=0,
+    )  # fmt: skip
+    assert price.cost(absurd) is None
+
+
 def test_cached_tokens_counted_apart_from_the_input_never_lower_the_cost() -> None:
     usage = TokenUsage(input_tokens=10, cache_read_tokens=1_000_000)
     assert cost_of(deployment(), usage) == pytest.approx(0.075)
@@ -83,7 +110,7 @@ def test_an_unknown_price_is_none_and_not_nothing(provider: str, model: str) -> 
 
 def test_a_price_of_the_configuration_goes_before_the_list() -> None:
     mine = deployment(price={"input": 1, "output": 2, "cache_read": 0.25, "cache_write": 4})
-    assert price_of(mine).rates() == Rates(1, 2, 0.25, 4)
+    assert price_of(mine).rates() == Rates(1, 2, 0.25, 4, 4)
     usage = TokenUsage(
         input_tokens=3_000_000, output_tokens=1_000_000, cache_read_tokens=1_000_000, cache_write_tokens=1_000_000
     )
@@ -91,7 +118,7 @@ def test_a_price_of_the_configuration_goes_before_the_list() -> None:
 
 
 def test_a_configured_price_without_cache_rates_takes_its_input_rate_for_them() -> None:
-    assert price_of(deployment(price={"input": 3, "output": 5})).rates() == Rates(3, 5, 3, 3)
+    assert price_of(deployment(price={"input": 3, "output": 5})).rates() == Rates(3, 5, 3, 3, 3)
 
 
 def test_a_configured_price_of_nothing_is_nothing_and_not_unknown() -> None:
@@ -116,7 +143,7 @@ def test_a_second_account_at_the_providers_public_address_has_the_lists_prices(a
 
 def test_a_provider_of_langchain_has_the_lists_prices_under_its_own_name() -> None:
     groq = deployment(provider="groq", model="llama-3.1-8b-instant")
-    assert price_of(groq).rates() == Rates(0.05, 0.08, 0.05, 0.05)
+    assert price_of(groq).rates() == Rates(0.05, 0.08, 0.05, 0.05, 0.05)
 
 
 def listed(prices: ModelPrice | list[ConditionalPrice], now: datetime | None = None) -> ListPrice:
@@ -135,7 +162,7 @@ def test_a_long_prompt_pays_the_rate_of_its_tier_for_all_its_tokens() -> None:
     assert price.cost(TokenUsage(input_tokens=200_000, output_tokens=1000)) == pytest.approx(0.2 + 0.01)
     assert price.cost(TokenUsage(input_tokens=200_001, output_tokens=1000)) == pytest.approx(0.400002 + 0.02)
     assert price.cost(TokenUsage(input_tokens=1_000_000, output_tokens=1000)) == pytest.approx(4 + 0.02)
-    assert price.rates() == Rates(1, 10, 1, 1)
+    assert price.rates() == Rates(1, 10, 1, 1, 1)
 
 
 def test_a_price_that_changes_on_a_day_changes_on_that_day() -> None:

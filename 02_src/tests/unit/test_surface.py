@@ -67,3 +67,7 @@ def test_the_providers_word_overrides_what_a_class_says_of_retries() -> None:
     assert RateLimitError.retryable
     assert not RateLimitError("no", provider="p", model="m", retryable=False).retryable
     assert ProviderError("no", provider="p", model="m", retryable=True).retryable
+
+
+def test_a_batch_error_without_failures_is_still_an_error() -> None:
+    assert str(BatchError([])) == "0 of 0 requests failed. Every outcome, the answers included, is in `.outcomes`."

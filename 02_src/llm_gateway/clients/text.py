@@ -1,0 +1,32 @@
+"""Text that Unicode does not allow: half of a surrogate pair, which no encoding for the wire or a file knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def readable(text: str) -> str:
+    """Return `text` with U+FFFD in the place of every lone surrogate; two that make a pair become its character."""
+    if text.isascii() or lone_surrogate(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def lone_surrogate(text: str) -> int | None:
+    """Return the place of the first surrogate in `text`, None if there is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def readable_tree(value: Any) -> Any:
+    """Return a JSON value with `readable` texts and names. Raises RecursionError for one that nests too deep."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, dict):
+        return {readable_tree(key): readable_tree(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [readable_tree(each) for each in value]
+    return value
