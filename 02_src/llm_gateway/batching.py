@@ -13,15 +13,25 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
-from llm_gateway.clients.base import ChatClient
+from llm_gateway.clients.base import ChatClient, Completion
 from llm_gateway.clock import Clock, Timer
 from llm_gateway.config import BatchingSettings
-from llm_gateway.errors import DeadlineExceededError, GatewayClosedError, GatewayError, ProviderError
+from llm_gateway.errors import (
+    DeadlineExceededError,
+    GatewayClosedError,
+    GatewayError,
+    ProviderError,
+    RateLimitError,
+    RequestTooLargeError,
+)
 from llm_gateway.events import BatchClosed, BatchOpened, CloseReason, Observer, RequestQueued
+from llm_gateway.limits import JointPace, Wait, read_standings
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
 from llm_gateway.queue import RequestQueue, Ticket
 from llm_gateway.router import Outcomes
+from llm_gateway.tokens import Cost, Estimator
 
 ALL = frozenset(RequestPriority)
 HIGH_ALONE = (RequestPriority.HIGH,)
@@ -51,10 +61,16 @@ class Lane:
         outcomes: Outcomes,
         *,
         settings: BatchingSettings,
+        pace: JointPace,
+        estimator: Estimator,
         clock: Clock,
         observer: Observer,
     ) -> None:
         deployment = outcomes.deployment
+        self._pace = pace
+        self._estimator = estimator
+        self._charge = pace.paces[0].charge
+        self._max_tokens = deployment.settings.max_tokens
         self.client = client
         self._model = deployment.name
         self._label = deployment.label
@@ -80,6 +96,10 @@ class Lane:
         """Provider calls under way."""
         return self._in_flight
 
+    def pace(self) -> dict[str, Any]:
+        """Where the limits stand, for statistics."""
+        return self._pace.snapshot(self._clock.now())
+
     def depth(self, priority: RequestPriority) -> int:
         """How many requests of `priority` wait, those that pause before a retry included."""
         return self._queue.depth(priority)
@@ -87,13 +107,16 @@ class Lane:
     # --- in and out -------------------------------------------------------------------------------------------
 
     def submit(self, request: LLMRequest, *, since: float | None = None) -> Ticket:
-        """Accept a request. Raises QueueFullError; then nothing changed. The reply is in the ticket.
+        """Accept a request. Raises QueueFullError, RequestTooLargeError; then nothing changed.
 
-        `since` is the instant from which its wait and its deadline count; default: now.
+        The reply is in the ticket. `since` is the instant from which its wait and its deadline count; default: now.
         """
         submitted = self._clock.now() if since is None else since
         reply: asyncio.Future[LLMResponse] = asyncio.get_running_loop().create_future()
         ticket = Ticket(request=request, reply=reply, submitted=submitted)
+        ticket.cost = rough_cost(request)
+        if self._pace.is_limited:
+            self._pace.check(self._estimate(ticket))
         self._queue.put_nowait(ticket, retry_after=self._retry_hint(request.priority))
         if request.deadline is not None:
             ticket.alarm = self._clock.call_at(submitted + request.deadline, lambda: self._expire(ticket))
@@ -155,8 +178,12 @@ class Lane:
             if company is not None:
                 due = company if due is None else min(due, company)
                 break
-            self._fill(batch)
-            self._send(batch, why or self._why_closed(batch))
+            permits = self._fill(batch, now)
+            if batch.tickets:
+                self._send(batch, why or self._why_closed(batch, permits))
+            if permits is not None:
+                due = permits if due is None else min(due, permits)
+                break
         self._set_alarm(due)
 
     def _classes(self, taken: int) -> Collection[RequestPriority]:
@@ -179,18 +206,41 @@ class Lane:
         # The alarm rings on the loop's own clock: what is due within its resolution is due.
         return ("wait", None) if now >= company - 1e-9 else (None, company)
 
-    def _fill(self, batch: Batch) -> None:
-        """Put the best waiting tickets into a batch, as many as it and the slots hold."""
+    def _fill(self, batch: Batch, now: float) -> float | None:
+        """Put the best waiting tickets into a batch, as many as it, the slots and the limits hold.
+
+        Returns when permits for the next one will be there, None if it does not wait for permits.
+        """
         while len(batch.tickets) < self._settings.max_batch_size:
             ticket = self._queue.best(self._classes(len(batch.tickets)))
             if ticket is None:
-                return
+                return None
+            try:
+                grant = self._pace.reserve(self._estimate(ticket) if self._pace.is_limited else ONE_REQUEST, now)
+            except RequestTooLargeError as error:  # the provider told a lower limit since it was accepted
+                self._queue.discard(ticket)
+                self._outcomes.refused(ticket, error)
+                continue
+            if isinstance(grant, Wait):
+                return now + grant.seconds
+            ticket.grant = grant
             self._queue.take(ticket)
             batch.tickets.append(ticket)
+        return None
 
-    def _why_closed(self, batch: Batch) -> CloseReason:
+    def _estimate(self, ticket: Ticket) -> Cost:
+        """Return what the call of a ticket will be charged; worked out where there is a limit, since it takes time."""
+        if ticket.estimate is None:
+            request = ticket.request
+            ticket.estimate = self._estimator.expected(request, self._charge, max_tokens=self._max_tokens)
+            ticket.cost = ticket.estimate.cost.tokens
+        return ticket.estimate.cost
+
+    def _why_closed(self, batch: Batch, permits: float | None) -> CloseReason:
         if len(batch.tickets) == self._settings.max_batch_size:
             return "size"
+        if permits is not None:
+            return "permits"
         return "slots" if self._queue.ready() else "idle"
 
     def _open_batch(self) -> Batch:
@@ -231,7 +281,9 @@ class Lane:
         async def call(ticket: Ticket) -> None:
             batch.pending.discard(ticket)
             try:
-                if not ticket.ended:  # else its caller left, or its deadline passed, after the batch closed
+                if ticket.ended:  # its caller left, or its deadline passed, after the batch closed
+                    self._unsent(ticket)
+                else:
                     await self._call(ticket, batch.batch_id)
             finally:
                 self._free_slot()
@@ -259,6 +311,9 @@ class Lane:
             raise
         finally:
             ticket.call = None
+            if ticket.grant is not None:  # neither answered nor refused: nobody knows what the provider counted
+                self._pace.keep(ticket.grant)
+                ticket.grant = None
 
     async def _attempt(self, ticket: Ticket) -> None:
         try:
@@ -268,12 +323,40 @@ class Lane:
         except GatewayError as error:
             self._outcomes.refused(ticket, error)
         else:
-            self._note_call(ticket.end_attempt(self._clock.now()))
+            now = self._clock.now()
+            self._note_call(ticket.end_attempt(now))
             self._outcomes.answered(ticket, completion)
+            self._settle(ticket, completion, now)
+
+    def _settle(self, ticket: Ticket, completion: Completion, now: float) -> None:
+        """Give back the permits that were not used, or owe more, and learn from what was used."""
+        usage, grant = completion.usage, ticket.grant
+        if grant is None or (usage is None and not completion.headers):
+            return
+        actual = grant[0].cost
+        if usage is not None:
+            actual = self._estimator.charged(ticket.request, usage, self._charge, max_tokens=self._max_tokens)
+            if ticket.estimate is not None:
+                self._estimator.learn(ticket.request, ticket.estimate, usage)
+            self._queue.charge(ticket, usage.total_tokens - ticket.cost)
+        standings = read_standings(completion.headers) if completion.headers else {}
+        self._pace.answered(grant, actual, now, standings)
+        ticket.grant = None
+
+    def _unsent(self, ticket: Ticket) -> None:
+        """Give back the permits of a call that will not be made."""
+        if ticket.grant is not None:
+            self._pace.refund(ticket.grant, self._clock.now())
+            ticket.grant = None
 
     def _after_failure(self, ticket: Ticket, error: ProviderError) -> None:
         now = self._clock.now()
         took = ticket.end_attempt(now)
+        if isinstance(error, RateLimitError) and ticket.grant is not None:
+            standings = read_standings(error.headers) if error.headers else {}
+            draw = self._outcomes.rng.random()
+            self._pace.refused(ticket.grant, now, hint=error.retry_after, draw=draw, standings=standings)
+            ticket.grant = None
         wait = self._outcomes.failed(ticket, error, took)
         if wait is not None and not ticket.ended:
             self._queue.put_back(ticket, not_before=now + wait)
@@ -291,6 +374,7 @@ class Lane:
         """Settle what is left of a batch; also of one that was cancelled before its task took the first step."""
         self._tasks.discard(task)
         for ticket in batch.pending:
+            self._unsent(ticket)
             self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT))
             self._free_slot()
         batch.pending.clear()
@@ -332,6 +416,16 @@ class Lane:
         idle = self._idle
         if idle is not None and not idle.done() and not (len(self._queue) or self._in_flight or self._tasks):
             idle.set_result(None)
+
+
+ONE_REQUEST = Cost(requests=1.0)
+ROUGH_OUTPUT = 512.0  # tokens of an answer whose length nobody bounds
+
+
+def rough_cost(request: LLMRequest) -> float:
+    """Return about how many tokens a request takes, to share between agents; true up follows with its usage."""
+    characters = sum([len(message.content) for message in request.messages])
+    return characters / 4 + (request.max_tokens or ROUGH_OUTPUT)
 
 
 NEVER_SENT = "The gateway was shut down before this request was sent."

@@ -15,8 +15,9 @@ from llm_gateway.models import RequestPriority, TokenUsage
 
 log = logging.getLogger("llm_gateway")
 
-CloseReason = Literal["idle", "size", "slots", "wait", "drain"]
-"""Why a batch left: nothing more was queued; it was full; it took the last free slots; its oldest request had waited
+CloseReason = Literal["idle", "size", "slots", "permits", "wait", "drain"]
+"""Why a batch left: nothing more was queued; it was full; it took the last free slots, or the
+last permits of a limit; its oldest request had waited
 `max_wait_ms`; the gateway drains."""
 
 

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from llm_gateway.batching import Lane
 from llm_gateway.clock import Clock, LoopClock
-from llm_gateway.config import GatewayConfig, load_config
+from llm_gateway.config import GatewayConfig, LimitSettings, load_config
 from llm_gateway.errors import BatchError, GatewayClosedError, GatewayError, InvalidRequestError
 from llm_gateway.events import Observer, Observers, ShutdownBegan, ShutdownEnded
 from llm_gateway.journal import Journal
+from llm_gateway.limits import JointPace, Pace, charge_of
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
 from llm_gateway.pricing import price_of
 from llm_gateway.queue import Ticket
 from llm_gateway.retry import RetryPolicy, RetryQuota
 from llm_gateway.router import Deployments, Outcomes
 from llm_gateway.stats import Stats
+from llm_gateway.tokens import Estimator
 
 if TYPE_CHECKING:
-    from llm_gateway.clients.base import ClientFactory
+    from llm_gateway.clients.base import ClientFactory, Deployment
 
 log = logging.getLogger("llm_gateway")
 
@@ -52,6 +54,7 @@ class LLMGateway:
         self._observer = Observers.of([*own, *observers])
         self._deployments = Deployments(self._config)
         self._quotas: dict[str, RetryQuota] = {}
+        self._estimator = Estimator()
         self._running: _Running | None = None
         self._closed = False
         self._ending: asyncio.Task[None] | None = None
@@ -142,7 +145,10 @@ class LLMGateway:
         """Return what happened so far, as plain dicts, lists, numbers and strings. Times in seconds, cost in USD."""
         lanes = self._running.lanes.values() if self._running else ()
         queued = {each.name.lower(): sum(lane.depth(each) for lane in lanes) for each in RequestPriority}
-        return self._stats.snapshot(queued=queued, in_flight=sum(lane.in_flight for lane in lanes))
+        stats = self._stats.snapshot(queued=queued, in_flight=sum(lane.in_flight for lane in lanes))
+        if self._running is not None and self._running.is_here():
+            stats["pace"] = {name: lane.pace() for name, lane in self._running.lanes.items()}
+        return stats
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -204,10 +210,12 @@ class LLMGateway:
 
     async def _disconnect(self, lanes: Iterable[Lane]) -> None:
         """Close every connection; one that cannot be closed keeps none of the others open."""
-        clients = [*(lane.client for lane in lanes), *([self._running.clients] if self._running else [])]
-        for client in clients if lanes else ():
+        closers = [lane.client.aclose for lane in lanes]
+        if self._running is not None and lanes:
+            closers.append(self._running.clients.aclose)
+        for close in closers:
             try:
-                await client.aclose()
+                await close()
             except Exception:
                 log.exception("a connection could not be closed")
 
@@ -280,6 +288,7 @@ class LLMGateway:
                 base=retry.base_delay,
                 longest=retry.max_delay,
                 longest_hint=retry.longest_hint,
+                max_throttles=retry.max_throttles,
             ),
             quota=self._quotas.setdefault(model, RetryQuota.full(retry.quota)),
             rng=self._rng,
@@ -292,10 +301,29 @@ class LLMGateway:
             running.clients.connect(deployment),
             outcomes,
             settings=self._config.batching,
+            pace=self._pace(running, deployment),
+            estimator=self._estimator,
             clock=self._clock,
             observer=self._observer,
         )
         return lane
+
+    def _pace(self, running: _Running, deployment: Deployment) -> JointPace:
+        """Return the pace of a deployment: its model's own, and its account's if that has limits."""
+        endpoint, settings, now = deployment.endpoint, deployment.settings, self._clock.now()
+        own = settings.limits or LimitSettings()
+        charge = own.charge or charge_of(endpoint.kind)
+        cautious = settings.limits is not None
+        paces = [Pace(own, charge, now=now, name=f"model '{deployment.name}'", cautious=cautious)]
+        account = self._config.providers.get(endpoint.name)
+        if account is not None and account.limits is not None:
+            shared = running.accounts.get(endpoint.name)
+            if shared is None:
+                charge = account.limits.charge or charge_of(endpoint.kind)
+                shared = Pace(account.limits, charge, now=now, name=f"provider '{endpoint.name}'", cautious=False)
+                running.accounts[endpoint.name] = shared
+            paces.append(shared)
+        return JointPace(paces)
 
 
 class _Running:
@@ -305,10 +333,11 @@ class _Running:
         self.loop = loop
         self.clients = clients
         self.lanes: dict[str, Lane] = {}
+        self.accounts: dict[str, Pace] = {}  # of the providers whose limits all their models share
 
     def is_here(self) -> bool:
         """Whether its loop is the running one."""
-        return self.loop is asyncio.get_running_loop()
+        return self.loop is asyncio._get_running_loop()  # noqa: SLF001 - None where no loop runs
 
 
 async def _enter(lane: Lane, request: LLMRequest, since: float) -> tuple[Lane, Ticket] | GatewayError:

@@ -24,6 +24,7 @@ class RetryPolicy:
     base: float = 0.5
     longest: float = 20.0  # of the pauses that this policy chooses
     longest_hint: float = 300.0  # of the pauses that a provider may ask for
+    max_throttles: int = 30  # calls of one request that may meet a rate limit, beside its attempts
 
     def delay(self, attempt: int, error: ProviderError, *, draw: float) -> float | None:
         """Seconds between attempt `attempt` (from 1) and the next; None means give up.
@@ -32,11 +33,18 @@ class RetryPolicy:
         2015, with twice the base after a throttle. It comes on top of the provider's hint, since every caller was
         told the same one. A hint beyond `longest_hint` means give up.
         """
+        return None if attempt >= self.max_attempts else self._delay(attempt, error, draw)
+
+    def delay_of_throttle(self, throttle: int, error: ProviderError, *, draw: float) -> float | None:
+        """Seconds until the request is tried again that met its `throttle`-th rate limit (from 1); None: give up."""
+        return None if throttle > self.max_throttles else self._delay(throttle, error, draw)
+
+    def _delay(self, failures: int, error: ProviderError, draw: float) -> float | None:
         floor = error.retry_after or 0.0
-        if attempt >= self.max_attempts or not error.retryable or floor > self.longest_hint:
+        if not error.retryable or floor > self.longest_hint:
             return None
         base = self.base * (2.0 if is_throttle(error) else 1.0)
-        exponent = min(attempt - 1, 62)  # 2.0 ** 1024 overflows and max_attempts has no ceiling
+        exponent = min(failures - 1, 62)  # 2.0 ** 1024 overflows and max_attempts has no ceiling
         return floor + draw * min(self.longest, base * 2.0**exponent)
 
 

@@ -9,7 +9,7 @@ from random import Random
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clock import Clock
 from llm_gateway.config import GatewayConfig, endpoint_of
-from llm_gateway.errors import GatewayError, ProviderError
+from llm_gateway.errors import GatewayError, ProviderError, RateLimitError
 from llm_gateway.events import AttemptFailed, Observer, RequestDone, RetryScheduled
 from llm_gateway.models import LLMResponse, Receipt, TokenUsage
 from llm_gateway.queue import Ticket
@@ -64,6 +64,7 @@ class Outcomes:
             provider_time=ticket.provider_time,
             deployment=self.deployment.label,
             usage=usage,
+            reserved_tokens=round(ticket.estimate.cost.tokens) if ticket.estimate and ticket.grant else None,
             cost_usd=cost,
         )
         response = LLMResponse(
@@ -98,8 +99,8 @@ class Outcomes:
                 provider_time=took,
             )
         )
-        wait = self.policy.delay(ticket.attempts, error, draw=self.rng.random())
-        if wait is None or not self.quota.take(error):
+        wait = self._wait(ticket, error)
+        if wait is None:
             error.attempts = ticket.attempts
             self.refused(ticket, error)
             return None
@@ -113,6 +114,15 @@ class Outcomes:
             )
         )
         return wait
+
+    def _wait(self, ticket: Ticket, error: ProviderError) -> float | None:
+        """Seconds until the next attempt. One that met a rate limit is none, and takes nothing from the quota."""
+        draw = self.rng.random()
+        if isinstance(error, RateLimitError):
+            ticket.throttles += 1
+            return self.policy.delay_of_throttle(ticket.throttles, error, draw=draw)
+        wait = self.policy.delay(ticket.attempts - ticket.throttles, error, draw=draw)
+        return wait if wait is not None and self.quota.take(error) else None
 
     def refused(self, ticket: Ticket, error: BaseException) -> None:
         """Give the caller an error, caused by that of the last attempt; there will be no further one."""

@@ -15,12 +15,13 @@ REMEMBERED = 10_000  # idle agents of a class whose counters are kept
 class _Line:
     """What waits of one agent, oldest first; a retry takes its old place."""
 
-    __slots__ = ("agent", "priority", "served", "tickets")
+    __slots__ = ("agent", "priority", "served", "tickets", "turn")
 
     def __init__(self, agent: str | None, priority: RequestPriority, served: float) -> None:
         self.agent = agent
         self.priority = priority
         self.served = served
+        self.turn: tuple[float, int] | None = None  # the valid one of its entries in the class's turns
         self.tickets: list[tuple[int, Ticket]] = []
 
     def head(self) -> Ticket | None:
@@ -67,21 +68,23 @@ class FairLine:
         heapq.heappush(line.tickets, (ticket.place, ticket))
         self._entries += 1
         if line.head() is ticket:
-            heapq.heappush(self._turns, (line.served, ticket.place, line))
+            self._bring_forward(line, ticket)
 
     def best(self) -> Ticket | None:
         """Return the ticket whose turn it is, and leave it here; None if none waits."""
         turns = self._turns
         while turns:
             served, place, line = turns[0]
-            head = line.head()
-            if head is None:
+            head = line.head() if (served, place) == line.turn else None
+            if head is None:  # outdated, or the last ticket of this agent has left
                 heapq.heappop(turns)
-                self._retire(line)
+                if (served, place) == line.turn:
+                    self._retire(line)
             elif (served, place) == (line.served, head.place):
                 return head
             else:
-                heapq.heapreplace(turns, (line.served, head.place, line))
+                line.turn = (line.served, head.place)
+                heapq.heapreplace(turns, (*line.turn, line))
         return None
 
     def take(self, ticket: Ticket) -> None:
@@ -99,7 +102,7 @@ class FairLine:
             line.served += tokens
             head = line.head()
             if head is not None:
-                heapq.heappush(self._turns, (line.served, head.place, line))
+                self._bring_forward(line, head)
         elif agent in self._idle:
             self._idle[agent] += tokens
 
@@ -113,8 +116,7 @@ class FairLine:
             if not line.tickets:
                 self._retire(line)
         self._entries = sum(len(line.tickets) for line in self._lines.values())
-        self._turns = [(line.served, line.tickets[0][0], line) for line in self._lines.values()]
-        heapq.heapify(self._turns)
+        self._renew_turns()
 
     def __iter__(self) -> Iterator[Ticket]:
         """Iterate over all that wait, in no particular order."""
@@ -125,7 +127,27 @@ class FairLine:
         """How many entries are held, those that left and are not swept out yet included."""
         return self._entries + len(self._turns)
 
+    def _bring_forward(self, line: _Line, head: Ticket) -> None:
+        """Enter the turn of a line if it comes sooner than the one entered; a later one is noticed by `best`."""
+        turn = (line.served, head.place)
+        if line.turn is None or turn < line.turn:
+            line.turn = turn
+            heapq.heappush(self._turns, (*turn, line))
+            if len(self._turns) > 2 * len(self._lines) + 64:
+                self._renew_turns()
+
+    def _renew_turns(self) -> None:
+        """Enter every line once."""
+        self._turns = []
+        for line in self._lines.values():
+            head = line.head()
+            line.turn = None if head is None else (line.served, head.place)
+            if line.turn is not None:
+                self._turns.append((*line.turn, line))
+        heapq.heapify(self._turns)
+
     def _retire(self, line: _Line) -> None:
+        line.turn = None
         if self._lines.get(line.agent) is line:
             del self._lines[line.agent]
             if line.served > self._reached:  # else it would be lifted anyway

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from llm_gateway.clock import Timer
 from llm_gateway.errors import ProviderError
+from llm_gateway.limits import Grant
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.tokens import Estimate
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -19,6 +21,9 @@ class Ticket:
     submitted: float
     priority: RequestPriority = field(init=False)  # its class now; joining a waiting request can lift it
     cost: float = 1.0  # what its agent is charged in the queue, in tokens by estimate
+    estimate: Estimate | None = None  # of what its call will be charged
+    grant: Grant | None = None  # permits of the call that is about to begin or under way
+    throttles: int = 0  # calls that met a rate limit; they cost no attempt
     attempts: int = 0  # provider calls begun
     started: float = 0.0  # when the last call began
     queue_wait: float = 0.0  # in the queue and between attempts, all together

@@ -10,9 +10,17 @@ import pytest
 from fakes.provider import FakeProvider, Recorder, ask, gateway_over, rate_limited, unavailable
 from fakes.virtual_time import run_virtual
 from llm_gateway import GatewayError, LLMRequest, LLMResponse, RequestPriority, RequestRejectedError
+from llm_gateway.batching import Lane
 from llm_gateway.events import AttemptFailed, BatchClosed, RequestDone, RequestQueued
 
 PRIORITIES = list(RequestPriority)
+LIMITS: list[dict[str, object]] = [
+    {},
+    {"limits": {"rpm": 300}},
+    {"limits": {"tpm": 100_000, "rpm": 1200, "charge": "actual"}},
+    {"limits": {"otpm": 50_000, "itpm": 50_000}},
+    {"limits": {}},
+]
 
 
 async def turns(count: int) -> None:
@@ -29,10 +37,11 @@ class Storm:
         self.seen = Recorder()
         self.slots = rng.randint(1, 6)
         self.outcomes: dict[str, object] = {}
+        self.lanes: list[Lane] = []
         self.gateway = gateway_over(
             self.provider,
             observers=[self.seen],
-            models={"gpt-4o-mini": {"max_concurrency": self.slots}},
+            models={"gpt-4o-mini": {"max_concurrency": self.slots, **rng.choice(LIMITS)}},
             batching={
                 "max_batch_size": rng.randint(1, 5),
                 "max_wait_ms": rng.choice([0, 500]),
@@ -84,6 +93,7 @@ class Storm:
             await asyncio.sleep(rng.uniform(5, 30))
         else:
             await turns(rng.randint(0, 12))
+        self.lanes = list(self.gateway._running.lanes.values()) if self.gateway._running else []
         closing = asyncio.create_task(self.gateway.shutdown(timeout=rng.choice([0.0, 1.0, 100.0])))
         if rng.random() < 0.3:
             await turns(rng.randint(0, 6))
@@ -107,6 +117,7 @@ class Storm:
         assert failed == sum(entry.outcome in refused for entry in ledger)
         answered = {name for name, outcome in self.outcomes.items() if isinstance(outcome, LLMResponse)}
         assert answered <= {entry.request.request_id for entry in ledger if entry.outcome == "answered"}
+        assert sum(pace.limiter.open for lane in self.lanes for pace in lane._pace.paces) == 0  # no permit is lost
         # A request whose caller leaves after its batch closed is not sent.
         assert sum(event.size for event in events if isinstance(event, BatchClosed)) >= len(ledger)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Mapping
 
@@ -19,8 +20,10 @@ from llm_gateway import (
     LLMResponse,
     ProviderUnavailableError,
     QueueFullError,
+    RateLimitError,
     RequestPriority,
     RequestRejectedError,
+    RequestTooLargeError,
     UnknownModelError,
 )
 from llm_gateway.config import load_config
@@ -205,7 +208,7 @@ async def test_bad_input_costs_no_provider_call() -> None:
 
 
 async def test_a_retry_waits_as_long_as_the_provider_asked_and_holds_nothing() -> None:
-    provider = FakeProvider(script=[rate_limited(retry_after=20.0)], latency=lambda _: 1.0)
+    provider = FakeProvider(script=[unavailable(retry_after=20.0)], latency=lambda _: 1.0)
     async with gateway_over(provider, models=ONE_SLOT) as gateway:
         limited = asyncio.create_task(gateway.request(ask("limited")))
         await asyncio.sleep(2.0)
@@ -218,6 +221,97 @@ async def test_a_retry_waits_as_long_as_the_provider_asked_and_holds_nothing() -
     assert 21.0 <= provider.ledger[-1].began <= 22.0  # the hint, and a second of jitter at most
     assert response.receipt.provider_time == 2.0
     assert response.receipt.queue_wait == pytest.approx(provider.ledger[-1].began - 1.0)
+
+
+async def test_a_rate_limit_shuts_the_gate_for_all_and_costs_no_attempt() -> None:
+    provider = FakeProvider(script=[rate_limited(retry_after=20.0)] * 3)
+    async with gateway_over(provider, retry={"max_attempts": 1}) as gateway:
+        limited = asyncio.create_task(gateway.request(ask("limited")))
+        await asyncio.sleep(2.0)
+        assert gateway.get_stats()["pace"]["gpt-4o-mini"]["gate"] == 19.0
+        await asyncio.gather(limited, gateway.request(ask("other", HIGH)))
+    assert all(entry.began == 0.0 or entry.began >= 21.0 for entry in provider.ledger)
+    assert len(provider.ledger) == 5
+
+
+async def test_a_rate_limit_that_never_ends_is_an_error_in_the_end() -> None:
+    provider = FakeProvider(answer=lambda _: rate_limited())
+    async with gateway_over(provider, retry={"max_throttles": 4}) as gateway:
+        with pytest.raises(RateLimitError) as caught:
+            await gateway.request(ask("a"))
+    assert (caught.value.attempts, len(provider.ledger)) == (5, 5)
+
+
+async def test_configured_limits_are_kept_and_the_receipt_says_what_was_reserved() -> None:
+    provider = FakeProvider(latency=lambda _: 0.1)
+    models = {"gpt-4o-mini": {"limits": {"rpm": 600, "safety": 1.0}}}
+    async with gateway_over(provider, models=models) as gateway:
+        answers = await gateway.batch([ask(str(n)) for n in range(100)])
+        pace = gateway.get_stats()["pace"]["gpt-4o-mini"]
+    began = [entry.began for entry in provider.ledger]
+    assert [round(began[n], 3) for n in (9, 10, 99)] == [0.0, 0.1, 9.0]  # a burst of a second, then 10 a second
+    assert pace["limits"]["requests"]["used"] == 100.0
+    assert all(answer.receipt and answer.receipt.reserved_tokens for answer in answers)
+
+
+async def test_a_request_beyond_the_whole_limit_fails_at_once_and_is_not_sent() -> None:
+    provider = FakeProvider()
+    models = {"gpt-4o-mini": {"limits": {"tpm": 1000}}}
+    async with gateway_over(provider, models=models) as gateway:
+        with pytest.raises(RequestTooLargeError, match="model 'gpt-4o-mini' may use 1,000 a minute"):
+            await gateway.request(ask("a", text="word " * 5000))
+    assert provider.ledger == []
+
+
+async def test_models_of_one_account_share_its_limits() -> None:
+    provider = FakeProvider(latency=lambda _: 0.1)
+    account = {"anthropic": {"limits": {"rpm": 60, "safety": 1.0}}}
+    async with gateway_over(provider, providers=account) as gateway:
+        await gateway.batch([ask(str(n), model=f"claude-{'haiku' if n % 2 else 'opus'}") for n in range(10)])
+    assert max(entry.began for entry in provider.ledger) == pytest.approx(9.0)
+
+
+async def test_limits_that_the_provider_tells_are_kept() -> None:
+    told = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0"}
+    provider = FakeProvider(latency=lambda _: 0.0, headers=told)
+    async with gateway_over(provider) as gateway:
+        for n in range(5):
+            await gateway.request(ask(str(n)))
+    began = [entry.began for entry in provider.ledger]
+    assert all(later - earlier >= 0.99 for earlier, later in itertools.pairwise(began))
+
+
+async def test_an_unknown_limit_is_approached_slowly_where_that_is_asked_for() -> None:
+    provider = FakeProvider(latency=lambda _: 0.0)
+    async with gateway_over(provider, models={"gpt-4o-mini": {"limits": {}}}) as gateway:
+        await gateway.batch([ask(str(n)) for n in range(20)])
+    assert provider.ledger[-1].began > 3.0
+
+
+async def test_callers_that_leave_give_back_the_permits_of_calls_that_were_not_made() -> None:
+    provider = FakeProvider(latency=lambda _: 0.0)
+    models = {"gpt-4o-mini": {"limits": {"rpm": 60, "safety": 1.0}}}
+    async with gateway_over(provider, models=models) as gateway:
+        leaving = asyncio.create_task(gateway.request(ask("a")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await gateway.request(ask("b"))
+        assert asyncio.get_running_loop().time() == 0.0
+    assert provider.sent == ["b"]
+
+
+async def test_a_tenth_of_the_slots_stays_free_for_high() -> None:
+    provider = FakeProvider()
+    models = {"gpt-4o-mini": {"max_concurrency": 20}}
+    async with gateway_over(provider, models=models) as gateway:
+        flood = asyncio.create_task(gateway.batch([ask(str(n), LOW) for n in range(40)]))
+        await asyncio.sleep(0.5)
+        assert provider.under_way == 18
+        await gateway.request(ask("high", HIGH))
+        assert asyncio.get_running_loop().time() == 1.5
+        await flood
 
 
 async def test_attempts_end_with_the_providers_error() -> None:

@@ -1,0 +1,85 @@
+"""Several paces that a call must keep at the same time: its model's and its account's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm_gateway.limits.base import Reservation, Resource, Wait
+from llm_gateway.limits.headers import Standing
+from llm_gateway.limits.pace import Pace
+from llm_gateway.tokens import Cost
+
+Grant = tuple[Reservation, ...]
+"""One reservation for each pace, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class JointPace:
+    """All paces together let a call in, or none does. The first is the model's own, which headers speak of."""
+
+    paces: Sequence[Pace]
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether what a call costs matters; without a limit only the gate does."""
+        return any(pace.limiter.is_limited for pace in self.paces)
+
+    def check(self, cost: Cost) -> None:
+        """Raise RequestTooLargeError for a cost that one of them will never let through."""
+        for pace in self.paces:
+            pace.check(cost)
+
+    def reserve(self, cost: Cost, now: float) -> Grant | Wait:
+        """Take all of `cost` from each, or nothing and say how long to wait. Raises RequestTooLargeError."""
+        taken: list[Reservation] = []
+        for pace in self.paces:
+            outcome = pace.reserve(cost, now)
+            if isinstance(outcome, Wait):
+                for earlier, reservation in zip(self.paces, taken, strict=False):
+                    earlier.refund(reservation, now)
+                return outcome
+            taken.append(outcome)
+        return tuple(taken)
+
+    def answered(self, grant: Grant, actual: Cost, now: float, standings: Mapping[Resource, Standing]) -> None:
+        """Settle by what the call used, and learn what the answer's headers tell."""
+        for pace, reservation in zip(self.paces, grant, strict=True):
+            pace.answered(reservation, actual, now, standings if pace is self.paces[0] else None)
+
+    def refused(
+        self, grant: Grant, now: float, *, hint: float | None, draw: float, standings: Mapping[Resource, Standing]
+    ) -> None:
+        """Shut the model's gate after a 429; the account's permits count as used, since it may be what was used up."""
+        first, *others = zip(self.paces, grant, strict=True)
+        first[0].refused(first[1], now, hint=hint, draw=draw, standings=standings)
+        for pace, reservation in others:
+            pace.keep(reservation)
+
+    def refund(self, grant: Grant, now: float) -> None:
+        """Give everything back: the call was never sent."""
+        for pace, reservation in zip(self.paces, grant, strict=True):
+            pace.refund(reservation, now)
+
+    def keep(self, grant: Grant) -> None:
+        """Let the whole reservation count as used: the call was sent, and nobody knows what it used."""
+        for pace, reservation in zip(self.paces, grant, strict=True):
+            pace.keep(reservation)
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Return where each limit stands, what is waited for, and for how long the gate is shut, for statistics."""
+        limits = {
+            f"{place}{resource}": {
+                "limit": level.limit,
+                "per_second": level.rate,
+                "level": level.level,
+                "reserved": level.reserved,
+                "used": level.used,
+                "waits": level.waits,
+            }
+            for place, pace in zip(("", "account_"), self.paces, strict=False)
+            for resource, level in pace.limiter.levels(now).items()
+        }
+        binding = next((found for pace in self.paces if (found := pace.limiter.binding(now))), None)
+        return {"limits": limits, "binding": binding, "gate": max(pace.gate.wait(now) for pace in self.paces)}
