@@ -27,13 +27,13 @@ from llm_gateway.errors import (
     RequestTooLargeError,
 )
 from llm_gateway.events import BatchClosed, BatchOpened, CloseReason, Observer, RequestQueued
-from llm_gateway.limits import JointPace, Wait, read_standings
+from llm_gateway.limits import Grant, JointPace, Wait, read_standings
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
 from llm_gateway.queue import RequestQueue, Ticket
 from llm_gateway.router import Outcomes
 from llm_gateway.tokens import Cost, Estimator
 
-ALL = frozenset(RequestPriority)
+ALL = tuple(RequestPriority)
 HIGH_ALONE = (RequestPriority.HIGH,)
 HEADROOM = 10  # of so many slots one stays free for HIGH
 SMOOTHING = 0.1  # weight of the newest call in the running mean of call times
@@ -215,18 +215,24 @@ class Lane:
             ticket = self._queue.best(self._classes(len(batch.tickets)))
             if ticket is None:
                 return None
+            if self._pace.is_free(now):
+                self._take(batch, ticket, None)
+                continue
             try:
-                grant = self._pace.reserve(self._estimate(ticket) if self._pace.is_limited else ONE_REQUEST, now)
+                grant = self._pace.reserve(self._estimate(ticket), now)
             except RequestTooLargeError as error:  # the provider told a lower limit since it was accepted
                 self._queue.discard(ticket)
                 self._outcomes.refused(ticket, error)
                 continue
             if isinstance(grant, Wait):
                 return now + grant.seconds
-            ticket.grant = grant
-            self._queue.take(ticket)
-            batch.tickets.append(ticket)
+            self._take(batch, ticket, grant)
         return None
+
+    def _take(self, batch: Batch, ticket: Ticket, grant: Grant | None) -> None:
+        ticket.grant = grant
+        self._queue.take(ticket)
+        batch.tickets.append(ticket)
 
     def _estimate(self, ticket: Ticket) -> Cost:
         """Return what the call of a ticket will be charged; worked out where there is a limit, since it takes time."""
@@ -330,15 +336,18 @@ class Lane:
 
     def _settle(self, ticket: Ticket, completion: Completion, now: float) -> None:
         """Give back the permits that were not used, or owe more, and learn from what was used."""
-        usage, grant = completion.usage, ticket.grant
-        if grant is None or (usage is None and not completion.headers):
+        usage = completion.usage
+        if usage is not None:
+            self._queue.charge(ticket, usage.total_tokens - ticket.cost)
+        grant = ticket.grant
+        if grant is None and not completion.headers:
             return
+        grant = grant or self._pace.free(ticket.started)
         actual = grant[0].cost
         if usage is not None:
             actual = self._estimator.charged(ticket.request, usage, self._charge, max_tokens=self._max_tokens)
             if ticket.estimate is not None:
                 self._estimator.learn(ticket.request, ticket.estimate, usage)
-            self._queue.charge(ticket, usage.total_tokens - ticket.cost)
         standings = read_standings(completion.headers) if completion.headers else {}
         self._pace.answered(grant, actual, now, standings)
         ticket.grant = None
@@ -352,10 +361,11 @@ class Lane:
     def _after_failure(self, ticket: Ticket, error: ProviderError) -> None:
         now = self._clock.now()
         took = ticket.end_attempt(now)
-        if isinstance(error, RateLimitError) and ticket.grant is not None:
+        if isinstance(error, RateLimitError):
             standings = read_standings(error.headers) if error.headers else {}
             draw = self._outcomes.rng.random()
-            self._pace.refused(ticket.grant, now, hint=error.retry_after, draw=draw, standings=standings)
+            grant = ticket.grant or self._pace.free(ticket.started)
+            self._pace.refused(grant, now, hint=error.retry_after, draw=draw, standings=standings)
             ticket.grant = None
         wait = self._outcomes.failed(ticket, error, took)
         if wait is not None and not ticket.ended:
@@ -418,7 +428,6 @@ class Lane:
             idle.set_result(None)
 
 
-ONE_REQUEST = Cost(requests=1.0)
 ROUGH_OUTPUT = 512.0  # tokens of an answer whose length nobody bounds
 
 

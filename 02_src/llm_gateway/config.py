@@ -100,7 +100,7 @@ class ProviderSettings(Settings):
     timeout: Positive = 60.0
     """Seconds without a byte from the provider before a call counts as failed."""
     limits: LimitSettings | None = None
-    """Of the account, shared by all its models. Default: what the provider's answers say."""
+    """Of the account, shared by all its models. Default: none."""
 
     @field_validator("base_url")
     @classmethod

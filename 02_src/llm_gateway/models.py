@@ -7,7 +7,7 @@ names the field, however it is made: by constructor, `model_validate`, `model_va
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -28,7 +28,7 @@ from llm_gateway.errors import InvalidRequestError
 from llm_gateway.sentences import no_boolean, sentence_of, shown
 
 Numeric = BeforeValidator(no_boolean)
-Count = Annotated[int, Field(ge=0), Numeric]
+Count = Annotated[int, Field(ge=0, strict=True)]  # strict: no boolean, at no cost
 
 
 class ModelProvider(str, Enum):  # noqa: UP042 - str(member) is part of the contract
@@ -59,8 +59,10 @@ class Record(BaseModel):
         def __init__(self, *values: Any, **fields: Any) -> None:
             if values:
                 fields = _by_name(type(self), values, fields)
-            with _in_one_sentence(type(self)):
+            try:  # written out: a context manager would cost as much as the validation
                 super().__init__(**fields)
+            except ValidationError as error:
+                raise _one_sentence(error, type(self)) from None
 
         @classmethod
         def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -89,8 +91,12 @@ def _in_one_sentence(cls: type[BaseModel]) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        field, reason = sentence_of(error, cls)
-        raise InvalidRequestError(reason, field=field or None, record=cls.__name__) from None
+        raise _one_sentence(error, cls) from None
+
+
+def _one_sentence(error: ValidationError, cls: type[BaseModel]) -> InvalidRequestError:
+    field, reason = sentence_of(error, cls)
+    return InvalidRequestError(reason, field=field or None, record=cls.__name__)
 
 
 def _by_name(cls: type[BaseModel], values: tuple[Any, ...], fields: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +161,7 @@ class LLMTool(Record):
 
 def new_request_id() -> str:
     """Return an id that no other request has: 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 class LLMRequest(Record):
@@ -227,7 +233,7 @@ class Receipt(Record):
     provider_time: float  # spent in provider calls, all attempts together
     deployment: str  # "provider/model id" that answered
     usage: TokenUsage | None = None  # None: the provider did not say
-    reserved_tokens: int | None = None  # None: no token limit asked for a reservation
+    reserved_tokens: int | None = None  # None: no limit asked for a reservation
     cost_usd: float | None = None  # None: the price or the usage is unknown
     price_lane: Literal["standard", "flex", "batch"] = "standard"
     cached: bool = False

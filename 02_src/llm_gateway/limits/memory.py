@@ -104,6 +104,11 @@ class MemoryLimiter:
         self._open += 1
         return Reservation(cost, now, takes)
 
+    def free(self, at: float, /) -> Reservation:
+        """Return the reservation of a call that began at `at` and took nothing, since there was no limit yet."""
+        self._open += 1
+        return Reservation(Cost(), at, {})
+
     def settle(self, reservation: Reservation, actual: Cost, now: float, /) -> None:
         """Replace what was reserved by what was used; more than reserved becomes a debt.
 

@@ -14,7 +14,7 @@ from llm_gateway.queue.fairness import FairLine
 from llm_gateway.queue.shares import Shares
 from llm_gateway.queue.ticket import Ticket
 
-ALL = frozenset(RequestPriority)
+ALL = tuple(RequestPriority)
 
 
 class RequestQueue:
@@ -49,7 +49,8 @@ class RequestQueue:
 
     def ready(self, classes: Collection[RequestPriority] = ALL) -> int:
         """How many of `classes` could go now, had there been a call of `release_due` just before."""
-        return sum(self._depth[each] - self._held_back[each] for each in classes)
+        depth, held_back = self._depth, self._held_back
+        return sum([depth[each] - held_back[each] for each in classes])
 
     def oldest(self, classes: Collection[RequestPriority] = ALL) -> float:
         """When the longest waiting of those whose turn it is was submitted. Raises ValueError if none is ready."""
@@ -125,13 +126,16 @@ class RequestQueue:
 
     def best(self, classes: Collection[RequestPriority] = ALL) -> Ticket | None:
         """Return the ticket of `classes` that goes next, and leave it here; None if none is ready."""
-        heads = {each: head for each in classes if (head := self._ready[each].best()) is not None}
+        live = [each for each in classes if self._depth[each] > self._held_back[each]]
+        if len(live) == 1:  # as mostly: nobody to share with
+            return self._ready[live[0]].best()
+        heads = {each: head for each in live if (head := self._ready[each].best()) is not None}
         chosen = self._shares.choose({each: head.cost for each, head in heads.items()})
         return None if chosen is None else heads[chosen]
 
     def take(self, ticket: Ticket) -> None:
         """Take out the ticket that `best` returned; its agent and its class are charged its cost."""
-        waiting = [each for each in RequestPriority if self.ready((each,))]
+        waiting = [each for each in ALL if self._depth[each] > self._held_back[each]]
         self._shares.served(ticket.priority, ticket.cost, waiting)
         self._ready[ticket.priority].take(ticket)
         self._leave(ticket)

@@ -20,6 +20,7 @@ class Shares:
 
     def __init__(self) -> None:
         self._credit = dict.fromkeys(SHARES, 0.0)
+        self._owes = False  # whether a credit may be more than nothing
 
     def choose(self, costs: Mapping[RequestPriority, float]) -> RequestPriority | None:
         """Return the class to serve of those that wait, given the cost of each one's next request."""
@@ -30,6 +31,12 @@ class Shares:
 
     def served(self, priority: RequestPriority, cost: float, waiting: Collection[RequestPriority]) -> None:
         """Note that `priority` was served `cost`, while the classes in `waiting` (itself included) waited."""
+        if len(waiting) == 1:  # as mostly: nobody is held up
+            if self._owes:
+                self._credit = dict.fromkeys(SHARES, 0.0)
+                self._owes = False
+            return
+        self._owes = True
         for each, share in SHARES.items():
             if each not in waiting:
                 self._credit[each] = 0.0
