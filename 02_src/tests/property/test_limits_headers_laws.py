@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_gateway.config import LimitSettings
+from llm_gateway.errors import RequestTooLargeError
 from llm_gateway.limits import Pace, Reservation, Resource, Standing, read_standings
 from llm_gateway.limits.headers import LARGEST
 from llm_gateway.tokens import Cost
@@ -70,7 +71,10 @@ def test_headers_never_loosen_configured_limits_or_raise_a_level(answers: list[d
     start = pace.limiter.levels(0.0)
     for number, told in enumerate(answers):
         now = number * 0.01
-        reservation = pace.reserve(Cost(1.0, 1.0, 1.0, 2.0), now)
+        try:
+            reservation = pace.reserve(Cost(1.0, 1.0, 1.0, 2.0), now)
+        except RequestTooLargeError:  # a provider may tell a limit that nothing fits
+            break
         if not isinstance(reservation, Reservation):
             continue
         before = pace.limiter.levels(now)
