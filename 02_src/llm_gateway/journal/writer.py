@@ -1,4 +1,9 @@
-"""Events on their way to the disk: a bounded queue, and the thread that empties it."""
+"""Lines on their way to the disk: a bounded queue, and the thread that empties it.
+
+An event becomes its line at once, on the caller's thread: that takes a few microseconds, fewer than handing a live
+object to another thread, and a line is nothing that the garbage collector has to look at. Files, and whatever can
+wait for a disk, are the thread's.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +27,10 @@ logger = logging.getLogger("llm_gateway.journal")
 
 LONGEST_DELAY = 0.25  # seconds between an event and its line
 ENOUGH = 1000  # waiting events that are written without further delay
-MOST_WAITING = 20_000  # events kept while the disk does not take them
+MOST_WAITING = 20_000  # lines kept while the disk does not take them
 MOST_WAITING_WITH_TEXT = 2_000  # the same where each holds a prompt and an answer
 RETRY_AFTER = 1.0  # seconds between tries of a disk that fails
-CHUNK = 256 * 1024  # bytes encoded before they are written
+CHUNK = 256 * 1024  # bytes handed to the system at once
 PATIENCE = 5.0  # seconds that closing waits for a disk that hangs
 
 
@@ -39,7 +44,7 @@ class Finalizer(Protocol):
 class Writer:
     """Writes what it is given in a thread of its own, which starts with the first event.
 
-    If the disk is full, unwritable or too slow, events wait in memory, `most_waiting` of them; further ones are lost,
+    If the disk is full, unwritable or too slow, lines wait in memory, `most_waiting` of them; further ones are lost,
     counted in `lost`, and a line `lines_lost` tells how many as soon as lines can be written again. A process that is
     killed loses the last quarter of a second; a machine that loses power, what its kernel had not yet written.
     """
@@ -51,8 +56,8 @@ class Writer:
         self._folder = folder
         self._wall = wall
         self._most_waiting = most_waiting
-        self._waiting: deque[tuple[datetime, Event]] = deque()
-        self._encoded: list[bytes] = []  # of `_day`, not yet in the file
+        self._waiting: deque[tuple[date, bytes]] = deque()
+        self._lines: list[bytes] = []  # of `_day`, not yet in the file
         self._day = date.min
         self._reported = 0  # lost lines that a line, or at the end a warning, speaks of
         self._failing = False
@@ -72,7 +77,14 @@ class Writer:
         if depth >= self._most_waiting:
             self._lose(1)
             return
-        waiting.append((self._wall(), event))
+        now = self._wall()
+        try:
+            line = line_of(now, event)
+        except (TypeError, ValueError, RuntimeError) as error:  # somebody's metadata is no JSON after all
+            logger.warning("A line of the journal cannot be written: %s.", error)
+            self._lose(1)
+            line = b""
+        waiting.append((now.date(), line))
         if self._idle:
             self._rouse()
         elif depth == ENOUGH:
@@ -129,7 +141,7 @@ class Writer:
     def _run(self) -> None:
         while not self._closing:
             self._idle = True
-            if not self._waiting and not self._encoded:
+            if not self._waiting and not self._lines:
                 self._signals.get()
             self._idle = False
             if not self._closing:
@@ -143,8 +155,8 @@ class Writer:
         self._idle = True  # before the last look: an event that comes later writes itself
         self._drain()
         if self._failing:
-            self._lose(len(self._encoded) + len(self._waiting))
-            self._encoded.clear()
+            self._lose(len(self._lines) + len(self._waiting))
+            self._lines.clear()
             self._waiting.clear()
             self._failing = False
             logger.warning("The journal in %s lost %d lines.", self._folder, self.lost - self._reported)
@@ -156,37 +168,32 @@ class Writer:
 
     def _drain(self) -> None:
         """Write until nothing waits or the disk fails."""
-        while self._encoded or self._encode():
+        while self._lines or self._collect():
             try:
-                self.files.append(self._day, self._encoded)
+                self.files.append(self._day, self._lines)
             except OSError as error:
                 self._tell(error)
                 return
             self._failing = False
 
-    def _encode(self) -> bool:
-        """Make the next lines, all of one day; return whether there are any."""
+    def _collect(self) -> bool:
+        """Gather the next lines, all of one day; return whether there are any."""
         size = 0
         while self._waiting and size < CHUNK:
-            at, event = self._waiting[0]
-            if self._encoded and at.date() != self._day:
+            day, line = self._waiting[0]
+            if self._lines and day != self._day:
                 break
             self._waiting.popleft()
-            self._day = at.date()
-            try:
-                line = line_of(at, event)
-            except (TypeError, ValueError, RuntimeError) as error:  # somebody's metadata is no JSON after all
-                logger.warning("A line of the journal cannot be written: %s.", error)
-                self._lose(1)
-            else:
-                self._encoded.append(line)
+            self._day = day
+            if line:  # an empty one only rouses the thread, to tell of the line that is missing
+                self._lines.append(line)
                 size += len(line)
-        if not self._encoded and self.lost > self._reported:
+        if not self._lines and self.lost > self._reported:
             now = self._wall()
             self._day = now.date()
-            self._encoded.append(lost_line(now, self.lost - self._reported))
+            self._lines.append(lost_line(now, self.lost - self._reported))
             self._reported = self.lost
-        return bool(self._encoded)
+        return bool(self._lines)
 
     def _tell(self, error: OSError) -> None:
         """Warn once for each time that the disk begins to fail."""
