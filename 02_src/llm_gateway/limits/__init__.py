@@ -7,6 +7,7 @@ from llm_gateway.limits.joint import Grant, JointPace
 from llm_gateway.limits.learning import LearnedRate
 from llm_gateway.limits.memory import MemoryLimiter
 from llm_gateway.limits.pace import Pace
+from llm_gateway.limits.paces import Paces
 from llm_gateway.limits.settings import charge_of
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Limiter",
     "MemoryLimiter",
     "Pace",
+    "Paces",
     "Reservation",
     "Resource",
     "Standing",

@@ -25,6 +25,7 @@ class Wait(NamedTuple):
 
     seconds: float
     resource: Resource | Literal["gate"]
+    only_low: bool = False  # it waits so long because it is LOW: the same call of another class could begin earlier
 
 
 @dataclass(slots=True, eq=False)
@@ -56,8 +57,12 @@ class Limiter(Protocol):
     def check(self, cost: Cost, /) -> None:
         """Raise RequestTooLargeError for a cost that a limit will never let through."""
 
-    def reserve(self, cost: Cost, now: float, /) -> Reservation | Wait:
-        """Take all of `cost`, or nothing and say how long to wait. Raises RequestTooLargeError, as `check`."""
+    def reserve(self, cost: Cost, now: float, /, *, low: bool = False, high: bool = False) -> Reservation | Wait:
+        """Take all of `cost`, or nothing and say how long to wait. Raises RequestTooLargeError, as `check`.
+
+        A `low` call leaves 40 % in a bucket that holds more than 10 s of its rate, as a day's does. A `high` one goes
+        before those of other processes, where permits are shared with them.
+        """
 
     def settle(self, reservation: Reservation, actual: Cost, now: float, /) -> None:
         """Replace what was reserved by what was used; more than reserved becomes a debt. The second time is void."""

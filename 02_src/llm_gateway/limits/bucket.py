@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 ROUNDING = 1e-9  # share of a permit count that floating point may lose
 SHORTEST_WAIT = 1e-6  # seconds; a shorter one could round to none on the clock of whoever waits
 GRAIN = 64  # peaks closer together than this part of the burst are kept as one
+DEEP = 10.0  # seconds of its rate; a bucket that holds more is worth keeping some of for those who cannot wait
+KEPT_BACK = 0.4  # of a deep bucket
 
 
 @dataclass(slots=True)
@@ -31,6 +33,11 @@ class TokenBucket:
     def full(cls, *, rate: float, burst: float, now: float) -> TokenBucket:
         """Return a bucket that nothing was taken from."""
         return cls(rate=rate, burst=burst, level=burst, updated=now)
+
+    @property
+    def kept_back(self) -> float:
+        """How many permits background work has to leave in the bucket."""
+        return KEPT_BACK * self.burst if self.burst > DEEP * self.rate else 0.0
 
     def refill(self, now: float) -> None:
         """Let flow in what has come since the last look."""

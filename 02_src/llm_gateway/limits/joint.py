@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_gateway.limits.base import Reservation, Resource, Wait
@@ -15,11 +15,27 @@ Grant = tuple[Reservation, ...]
 """One reservation for each pace, in their order."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class JointPace:
-    """All paces together let a call in, or none does. The first is the model's own, which headers speak of."""
+    """All paces together let a call in, or none does. The first is the model's own, which headers speak of.
+
+    A pace that others share can get permits without this one's doing: they come back from a call of another model.
+    Then `on_change` is called on the loop, if the latest `reserve` had to wait.
+    """
 
     paces: Sequence[Pace]
+    on_change: Callable[[], None] | None = None
+    _waits: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Listen to the paces that others share."""
+        for pace in self.paces:
+            pace.watchers.append(self._changed)
+
+    def _changed(self) -> None:
+        if self._waits and self.on_change is not None:
+            self._waits = False
+            self.on_change()
 
     @property
     def is_limited(self) -> bool:
@@ -42,16 +58,22 @@ class JointPace:
         for pace in self.paces:
             pace.check(cost)
 
-    def reserve(self, cost: Cost, now: float) -> Grant | Wait:
-        """Take all of `cost` from each, or nothing and say how long to wait. Raises RequestTooLargeError."""
+    def reserve(self, cost: Cost, now: float, *, low: bool = False, high: bool = False) -> Grant | Wait:
+        """Take all of `cost` from each, or nothing and say how long to wait. Raises RequestTooLargeError.
+
+        A `low` call leaves 40 % in a bucket that holds more than 10 s of its rate, as a day's does. A `high` one goes
+        before those of other processes, where permits are shared with them.
+        """
         taken: list[Reservation] = []
         for pace in self.paces:
-            outcome = pace.reserve(cost, now)
+            outcome = pace.reserve(cost, now, low=low, high=high)
             if isinstance(outcome, Wait):
                 for earlier, reservation in zip(self.paces, taken, strict=False):
                     earlier.refund(reservation, now)
+                self._waits = True  # only now: what is given back here helps nobody who waits here
                 return outcome
             taken.append(outcome)
+        self._waits = False
         return tuple(taken)
 
     def answered(self, grant: Grant, actual: Cost, now: float, standings: Mapping[Resource, Standing]) -> None:

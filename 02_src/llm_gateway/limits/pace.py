@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from llm_gateway.config import Charge, LimitSettings
 from llm_gateway.limits.base import Reservation, Resource, Wait
@@ -32,6 +32,7 @@ class Pace:
         self.charge = charge
         self.limiter = MemoryLimiter(settings, charge, now=now, name=name)
         self.gate = Gate()
+        self.watchers: list[Callable[[], None]] = []  # called when permits may have come without their doing
         self._given = {resource: level.limit for resource, level in self.limiter.levels(now).items()}
         self._unknown = cautious and set(self._given) <= {"requests_per_day"}
         self._scale = LearnedRate.told(1.0)
@@ -49,13 +50,16 @@ class Pace:
         """Raise RequestTooLargeError for a cost that a limit will never let through."""
         self.limiter.check(cost)
 
-    def reserve(self, cost: Cost, now: float) -> Reservation | Wait:
-        """Take all of `cost`, or nothing and say how long to wait. Raises RequestTooLargeError."""
+    def reserve(self, cost: Cost, now: float, *, low: bool = False, high: bool = False) -> Reservation | Wait:
+        """Take all of `cost`, or nothing and say how long to wait; both classes as in `Limiter`.
+
+        Raises RequestTooLargeError.
+        """
         shut = self.gate.wait(now)
         if shut > 0:
             self.limiter.check(cost)
             return Wait(shut, "gate")
-        outcome = self.limiter.reserve(cost, now)
+        outcome = self.limiter.reserve(cost, now, low=low, high=high)
         if not self._scale.is_idle:
             self._learn(outcome, cost, now)
         return outcome
@@ -72,6 +76,7 @@ class Pace:
             self._scale.let_in += self.limiter.seconds(actual) - self.limiter.seconds(reservation.cost)
         if standings:
             self._hear(standings, now)
+        self.changed()
 
     def refused(
         self,
@@ -105,10 +110,16 @@ class Pace:
         if reservation.open and not self._scale.is_idle:
             self._scale.let_in -= self.limiter.seconds(reservation.cost)
         self.limiter.refund(reservation, now)
+        self.changed()
 
     def keep(self, reservation: Reservation) -> None:
         """Let the whole reservation count as used: the call was sent, and nobody knows what it used."""
         self.limiter.keep(reservation)
+
+    def changed(self) -> None:
+        """Tell all who wait that permits may have come."""
+        for watcher in self.watchers:
+            watcher()
 
     def _learn(self, outcome: Reservation | Wait, cost: Cost, now: float) -> None:
         if isinstance(outcome, Reservation):
