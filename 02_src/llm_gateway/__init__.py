@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llm_gateway.errors import (
     AuthenticationError,
     BatchError,
+    BudgetExceededError,
     ConfigurationError,
     ContextLengthError,
     DeadlineExceededError,
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AuthenticationError",
     "BatchError",
+    "BudgetExceededError",
     "ConfigurationError",
     "ContextLengthError",
     "DeadlineExceededError",

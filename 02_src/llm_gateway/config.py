@@ -124,6 +124,38 @@ class PriceSettings(Settings):
     """Default: as `input`."""
 
 
+FallbackKind = Literal[
+    "default",
+    "rate_limit",
+    "timeout",
+    "unavailable",
+    "overloaded",
+    "incomplete_response",
+    "context_length",
+    "authentication",
+    "model_not_found",
+    "quota_exhausted",
+    "rejected",
+]
+"""The kinds of error that can have fallbacks of their own; "default" stands for all but "rejected"."""
+
+
+class FurtherDeployment(Settings):
+    """Another deployment of the same model; what it leaves out is as in the model's own section."""
+
+    provider: Name | None = None
+    """A section of `[providers]`, a built-in provider, or one of LangChain's `init_chat_model`."""
+    model: Name | None = None
+    """The provider's own name of the model."""
+    weight: Positive | None = None
+    max_concurrency: PositiveInt | None = None
+    max_tokens: PositiveInt | None = None
+    context: PositiveInt | None = None
+    price: PriceSettings | None = None
+    limits: LimitSettings | None = None
+    options: dict[str, Any] | None = None
+
+
 class ModelSettings(Settings):
     """One name that requests can ask for, and what answers it."""
 
@@ -144,6 +176,46 @@ class ModelSettings(Settings):
     learn a rate as well."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for the constructor of LangChain's chat model, as they are."""
+    weight: Positive = 1.0
+    """Of this deployment, where `deployments` names further ones: calls spread in proportion."""
+    deployments: list[FurtherDeployment] = Field(default_factory=list)
+    """Further deployments that answer for this name, each under its own limits."""
+    fallbacks: list[Name] | dict[FallbackKind, list[Name]] = Field(default_factory=list)
+    """Models to ask in turn when this one cannot answer: its attempts are used up, its breaker is open, its key is
+    refused, or the prompt is too long for it. As a table, by kind of error; an empty list means none for that kind."""
+
+    def all_deployments(self) -> list[ModelSettings]:
+        """Return the settings of each deployment, this section's own first."""
+        further = [
+            self.model_copy(update={name: value for name, value in each if value is not None})
+            for each in self.deployments
+        ]
+        return [self, *further]
+
+    def fallbacks_after(self, kind: str) -> list[str]:
+        """Return the models to ask after an error of `kind`."""
+        if isinstance(self.fallbacks, list):
+            return [] if kind == "rejected" else self.fallbacks
+        named = {str(each): models for each, models in self.fallbacks.items()}
+        return named.get(kind, [] if kind == "rejected" else named.get("default", []))
+
+
+class BudgetSettings(Settings):
+    """US dollars that may be spent. What was spent and what calls under way may cost at worst never exceed them."""
+
+    total: Positive | None = None
+    """By the whole gateway."""
+    models: dict[Name, Positive] = Field(default_factory=dict)
+    """By a model, under the name that requests ask for."""
+    each_agent: Positive | None = None
+    """By every agent that `agents` does not name; requests without an agent share one."""
+    agents: dict[Name, Positive] = Field(default_factory=dict)
+    """By an agent."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no budget at all."""
+        return self.total is None and self.each_agent is None and not self.models and not self.agents
 
 
 class BatchingSettings(Settings):
@@ -202,6 +274,9 @@ class GatewayConfig(Settings):
     batching: BatchingSettings = BatchingSettings()
     retry: RetrySettings = RetrySettings()
     logs: LogSettings = LogSettings()
+    budgets: BudgetSettings = BudgetSettings()
+    coalesce: bool = False
+    """Let identical requests at temperature 0 that are under way at the same time share one call."""
     drain_timeout: NonNegative = 30.0
     """Seconds that shutdown waits for what was accepted before it cancels the rest."""
     seed: Annotated[int, Numeric] | None = None
@@ -257,6 +332,7 @@ def load_config(config: Mapping[str, Any]) -> GatewayConfig:
         raise ConfigurationError(f"Configuration key {key}: {reason}") from None
     _check_addresses(loaded)
     _check_providers(loaded)
+    _check_names(loaded)
     return loaded
 
 
@@ -296,14 +372,44 @@ def _check_addresses(config: GatewayConfig) -> None:
 
 def _check_providers(config: GatewayConfig) -> None:
     """A name that differs by a slip from a section of [providers] is an error now, not at the first request."""
+    known = {*config.providers, *BUILT_IN_PROVIDERS}
     for name, model in config.models.items():
-        known = {*config.providers, *BUILT_IN_PROVIDERS}
-        guess = nearest(model.provider, known, likeness=0.8)  # "azure_openai" is no slip
-        if model.provider not in known and guess is not None:
+        for place, deployment in enumerate(model.all_deployments()):
+            guess = nearest(deployment.provider, known, likeness=0.8)  # "azure_openai" is no slip
+            if deployment.provider not in known and guess is not None:
+                key = f"models.{name}" + (f".deployments[{place - 1}]" if place else "")
+                raise ConfigurationError(
+                    f"Configuration key {key}.provider: '{deployment.provider}' has no section [providers."
+                    f"{deployment.provider}] and is not built in; did you mean '{guess}'?"
+                )
+
+
+def _check_names(config: GatewayConfig) -> None:
+    """What names a model names one that is configured, and deployments of one model differ."""
+    for name, model in config.models.items():
+        lists = {"": model.fallbacks} if isinstance(model.fallbacks, list) else model.fallbacks
+        for kind, fallbacks in lists.items():
+            for fallback in fallbacks:
+                key = f"models.{name}.fallbacks" + (f".{kind}" if kind else "")
+                if fallback == name:
+                    raise ConfigurationError(f"Configuration key {key}: '{name}' cannot stand in for itself.")
+                _check_model(config, key, fallback)
+        labels = [(each.provider, each.model) for each in model.all_deployments()]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
             raise ConfigurationError(
-                f"Configuration key models.{name}.provider: '{model.provider}' has no section [providers."
-                f"{model.provider}] and is not built in; did you mean '{guess}'?"
+                f"Configuration key models.{name}.deployments: two of them are model '{twice[1]}' of provider "
+                f"'{twice[0]}'; give each another provider or model, or raise max_concurrency of one."
             )
+    for name in config.budgets.models:
+        _check_model(config, "budgets.models", name)
+
+
+def _check_model(config: GatewayConfig, key: str, name: str) -> None:
+    if name not in config.models:
+        guess = nearest(name, config.models)
+        remedy = f"did you mean '{guess}'?" if guess else f"add a section [models.{name}]."
+        raise ConfigurationError(f"Configuration key {key}: {shown(name)} is not a configured model; {remedy}")
 
 
 class Endpoint(Settings):

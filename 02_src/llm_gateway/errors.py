@@ -120,6 +120,23 @@ class DeadlineExceededError(GatewayError):
         self.waited_for = waited_for
 
 
+class BudgetExceededError(GatewayError):
+    """The call could cost more than is left of a budget; it was not made. Amounts in US dollars."""
+
+    kind = "budget"
+
+    def __init__(self, owner: str, *, limit: float, spent: float, left: float, cost: float) -> None:
+        super().__init__(
+            f"The request may cost up to ${cost:.6f}, and of the budget of {owner}, ${limit:g}, ${left:.6f} is left; "
+            "lower max_tokens, or raise that budget under [budgets]."
+        )
+        self.owner = owner
+        self.limit = limit
+        self.spent = spent
+        self.left = left  # beside what calls under way may still cost
+        self.cost = cost  # of this request, at worst
+
+
 class BatchError(GatewayError):
     """Some requests of a batch failed. `outcomes` holds a response or an error for each, in request order."""
 

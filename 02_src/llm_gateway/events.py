@@ -16,9 +16,8 @@ from llm_gateway.models import RequestPriority, TokenUsage
 log = logging.getLogger("llm_gateway")
 
 CloseReason = Literal["idle", "size", "slots", "permits", "wait", "drain"]
-"""Why a batch left: nothing more was queued; it was full; it took the last free slots, or the
-last permits of a limit; its oldest request had waited
-`max_wait_ms`; the gateway drains."""
+"""Why a batch left: nothing more was queued; it was full; it took the last free slots, or the last permits of a limit
+or a budget; its oldest request had waited `max_wait_ms`; the gateway drains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,7 @@ class BatchOpened(Event):
     name: ClassVar[str] = "batch_opened"
     batch_id: str
     model: str
-    deployment: str
+    deployment: str | None  # None: one of several, chosen when it leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

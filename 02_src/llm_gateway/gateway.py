@@ -5,30 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from llm_gateway.batching import Lane
+from llm_gateway.batching import Lane, on_behalf_of
+from llm_gateway.budgets import Budgets
 from llm_gateway.clock import Clock, LoopClock
-from llm_gateway.config import GatewayConfig, LimitSettings, load_config
+from llm_gateway.coalescing import Coalescing
+from llm_gateway.config import GatewayConfig, load_config
 from llm_gateway.errors import BatchError, GatewayClosedError, GatewayError, InvalidRequestError
 from llm_gateway.events import Observer, Observers, ShutdownBegan, ShutdownEnded
 from llm_gateway.journal import Journal
-from llm_gateway.limits import JointPace, Pace, charge_of
+from llm_gateway.limits import Paces
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
 from llm_gateway.pricing import price_of
 from llm_gateway.queue import Ticket
 from llm_gateway.retry import RetryPolicy, RetryQuota
-from llm_gateway.router import Deployments, Outcomes
+from llm_gateway.router import Deployments, Outcomes, Upstream
 from llm_gateway.stats import Stats
 from llm_gateway.tokens import Estimator
 
 if TYPE_CHECKING:
-    from llm_gateway.clients.base import ClientFactory, Deployment
+    from llm_gateway.clients.base import ClientFactory
 
 log = logging.getLogger("llm_gateway")
+
+MOST_SHOWN = 100  # waiting requests of each model in the statistics
 
 
 class LLMGateway:
@@ -54,6 +59,7 @@ class LLMGateway:
         self._observer = Observers.of([*own, *observers])
         self._deployments = Deployments(self._config)
         self._quotas: dict[str, RetryQuota] = {}
+        self._budgets = None if self._config.budgets.is_empty else Budgets(self._config.budgets)
         self._estimator = Estimator()
         self._running: _Running | None = None
         self._closed = False
@@ -70,11 +76,13 @@ class LLMGateway:
         cancel the request is out of the queue, or its provider call is cancelled; no other request is touched.
         """
         lane = self._lane(request)
+        if self._config.coalesce and request.temperature == 0:
+            return await self._here().coalescing.answer(request, lane)
         ticket = lane.submit(request)
         try:
             return await ticket.reply
         finally:
-            lane.discard(ticket)
+            ticket.home.discard(ticket)
 
     @overload
     async def batch(
@@ -100,7 +108,7 @@ class LLMGateway:
         asked = list(requests)
         lanes = self._admit(asked, raising=not return_exceptions)
         since = self._clock.now()
-        entered: list[tuple[Lane, Ticket] | GatewayError | None] = [None] * len(asked)
+        entered: list[Ticket | GatewayError | None] = [None] * len(asked)
         queues: dict[tuple[Lane, RequestPriority], list[int]] = {}
         for place, (request, lane) in enumerate(zip(asked, lanes, strict=True)):
             if isinstance(lane, Lane):
@@ -120,8 +128,8 @@ class LLMGateway:
             outcomes = [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
         finally:
             for each in entered:
-                if isinstance(each, tuple):
-                    each[0].discard(each[1])
+                if isinstance(each, Ticket):
+                    each.home.discard(each)
         if return_exceptions:
             return outcomes
         answers = [outcome for outcome in outcomes if isinstance(outcome, LLMResponse)]
@@ -148,7 +156,27 @@ class LLMGateway:
         stats = self._stats.snapshot(queued=queued, in_flight=sum(lane.in_flight for lane in lanes))
         if self._running is not None and self._running.is_here():
             stats["pace"] = {name: lane.pace() for name, lane in self._running.lanes.items()}
+            stats["waiting"] = [each for lane in lanes for each in lane.waiting(MOST_SHOWN)]
+        if self._budgets is not None:
+            stats["budgets"] = self._budgets.snapshot()
         return stats
+
+    def eta(self, request: LLMRequest) -> float:
+        """Return the seconds until the provider call for `request` would likely begin if it were asked now.
+
+        An estimate from what waits ahead of its class, the times of recent calls, and where the limits stand; 0.0 if
+        it would begin at once. Infinite while only the end of a call under way can tell. Nothing is submitted.
+        Raises what `request` would raise before anything is sent.
+        """
+        return self._lane(request).eta(request)
+
+    def on_behalf_of(self, request: LLMRequest) -> AbstractContextManager[None]:
+        """Let every request made inside a `with` block inherit the class and the agent of `request`.
+
+        Also those of tasks begun inside, and of every gateway. A request that is given a priority or an agent of its
+        own keeps it. Requests asked from inside a provider call, by a model that is itself an agent, inherit without.
+        """
+        return on_behalf_of(request)
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -210,9 +238,9 @@ class LLMGateway:
 
     async def _disconnect(self, lanes: Iterable[Lane]) -> None:
         """Close every connection; one that cannot be closed keeps none of the others open."""
-        closers = [lane.client.aclose for lane in lanes]
+        closers = [upstream.client.aclose for lane in lanes for upstream in lane.upstreams]
         if self._running is not None and lanes:
-            closers.append(self._running.clients.aclose)
+            closers += [self._running.clients.aclose, self._running.paces.aclose]
         for close in closers:
             try:
                 await close()
@@ -254,14 +282,16 @@ class LLMGateway:
         running = self._here()
         model = request.model.value if isinstance(request.model, ModelProvider) else request.model
         lane = running.lanes.get(model) or self._open_lane(running, model)
-        lane.client.check(request)
+        lane.check(request)
         return lane
 
     def _here(self) -> _Running:
         """Return the part that belongs to the running loop."""
         self._check_loop()
         if self._running is None:
-            self._running = _Running(asyncio.get_running_loop(), self._connect())
+            clients = self._connect()
+            paces = Paces(self._config, self._clock)
+            self._running = _Running(asyncio.get_running_loop(), clients, paces, self._clock)
         return self._running
 
     def _check_loop(self) -> None:
@@ -279,10 +309,20 @@ class LLMGateway:
     def _open_lane(self, running: _Running, model: str) -> Lane:
         import llm_gateway.clients.runnable  # noqa: F401 - LangChain's import is nobody's time in the queue
 
-        deployment = self._deployments[model]
         retry = self._config.retry
+        upstreams = [
+            Upstream(
+                deployment=deployment,
+                client=running.clients.connect(deployment),
+                pace=running.paces.of(deployment),
+                quota=self._quotas.setdefault(f"{model} {deployment.label}", RetryQuota.full(retry.quota)),
+                price=price_of(deployment),
+            )
+            for deployment in self._deployments[model]
+        ]
         outcomes = Outcomes(
-            deployment=deployment,
+            model=model,
+            label=upstreams[0].label,
             policy=RetryPolicy(
                 max_attempts=retry.max_attempts,
                 base=retry.base_delay,
@@ -290,69 +330,71 @@ class LLMGateway:
                 longest_hint=retry.longest_hint,
                 max_throttles=retry.max_throttles,
             ),
-            quota=self._quotas.setdefault(model, RetryQuota.full(retry.quota)),
             rng=self._rng,
-            price=price_of(deployment).cost,
             observer=self._observer,
             clock=self._clock,
             with_text=self._config.logs.text,
         )
         lane = running.lanes[model] = Lane(
-            running.clients.connect(deployment),
+            upstreams,
             outcomes,
             settings=self._config.batching,
-            pace=self._pace(running, deployment),
+            fall_back=self._fall_back,
             estimator=self._estimator,
+            budgets=self._budgets,
             clock=self._clock,
             observer=self._observer,
         )
         return lane
 
-    def _pace(self, running: _Running, deployment: Deployment) -> JointPace:
-        """Return the pace of a deployment: its model's own, and its account's if that has limits."""
-        endpoint, settings, now = deployment.endpoint, deployment.settings, self._clock.now()
-        own = settings.limits or LimitSettings()
-        charge = own.charge or charge_of(endpoint.kind)
-        cautious = settings.limits is not None
-        paces = [Pace(own, charge, now=now, name=f"model '{deployment.name}'", cautious=cautious)]
-        account = self._config.providers.get(endpoint.name)
-        if account is not None and account.limits is not None:
-            shared = running.accounts.get(endpoint.name)
-            if shared is None:
-                charge = account.limits.charge or charge_of(endpoint.kind)
-                shared = Pace(account.limits, charge, now=now, name=f"provider '{endpoint.name}'", cautious=False)
-                running.accounts[endpoint.name] = shared
-            paces.append(shared)
-        return JointPace(paces)
+    def _fall_back(self, ticket: Ticket, kind: str) -> bool:
+        """Hand a ticket to the next model that may stand in after an error of `kind`; False if there is none.
+
+        The list is that of the model that was asked for. One whose breaker is open, or that cannot take this request,
+        is passed over.
+        """
+        running = self._running
+        asked = ticket.tried[0] if ticket.tried else ticket.home.model
+        for model in self._config.models[asked].fallbacks_after(kind):
+            if running is None or model in ticket.tried or model == ticket.home.model:
+                continue
+            try:
+                lane = running.lanes.get(model) or self._open_lane(running, model)
+                if not lane.is_resting:
+                    lane.adopt(ticket)
+                    return True
+            except GatewayError as error:
+                log.warning("model '%s' cannot stand in for '%s': %s", model, asked, type(error).__name__)
+        return False
 
 
 class _Running:
     """What belongs to one event loop: its clients and its lanes."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clients: ClientFactory) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clients: ClientFactory, paces: Paces, clock: Clock) -> None:
         self.loop = loop
         self.clients = clients
+        self.paces = paces
+        self.coalescing = Coalescing(clock)
         self.lanes: dict[str, Lane] = {}
-        self.accounts: dict[str, Pace] = {}  # of the providers whose limits all their models share
 
     def is_here(self) -> bool:
         """Whether its loop is the running one."""
         return self.loop is asyncio._get_running_loop()  # noqa: SLF001 - None where no loop runs
 
 
-async def _enter(lane: Lane, request: LLMRequest, since: float) -> tuple[Lane, Ticket] | GatewayError:
+async def _enter(lane: Lane, request: LLMRequest, since: float) -> Ticket | GatewayError:
     """Submit as soon as there is room."""
     try:
         await lane.room(request.priority)
-        return lane, lane.submit(request, since=since)
+        return lane.submit(request, since=since)
     except GatewayError as error:
         return error
 
 
-async def _outcome(entered: tuple[Lane, Ticket] | None) -> LLMResponse | BaseException:
+async def _outcome(ticket: Ticket | None) -> LLMResponse | BaseException:
     """Wait for an answer or an error; our own cancellation is neither."""
-    assert entered is not None  # noqa: S101 - all have entered before any is waited for
-    reply = entered[1].reply
-    if not reply.done():
-        await asyncio.wait((reply,))
-    return reply.exception() or reply.result()
+    assert ticket is not None  # noqa: S101 - all have entered before any is waited for
+    if not ticket.reply.done():
+        await asyncio.wait((ticket.reply,))
+    return ticket.reply.exception() or ticket.reply.result()

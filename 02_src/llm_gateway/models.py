@@ -76,6 +76,17 @@ class Record(BaseModel):
             with _in_one_sentence(cls):
                 return super().model_validate_json(json_data, **options)
 
+    @classmethod
+    def trusted(cls, **fields: Any) -> Self:
+        """Return the record of all its `fields`, unchecked: for values of our own making, on everybody's way."""
+        self = cls.__new__(cls)
+        set_attribute = object.__setattr__
+        set_attribute(self, "__dict__", fields)
+        set_attribute(self, "__pydantic_fields_set__", set(fields))
+        set_attribute(self, "__pydantic_extra__", None)
+        set_attribute(self, "__pydantic_private__", None)
+        return self
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with the fields in `update` changed, checked as the constructor checks them."""
         if not update:
@@ -237,6 +248,7 @@ class Receipt(Record):
     cost_usd: float | None = None  # None: the price or the usage is unknown
     price_lane: Literal["standard", "flex", "batch"] = "standard"
     cached: bool = False
+    coalesced: bool = False  # another caller's call answered this one too; the cost stands in that one's receipt
 
 
 class LLMResponse(Record):

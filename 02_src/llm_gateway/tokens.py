@@ -107,6 +107,29 @@ def estimate_input(request: LLMRequest) -> int:
     return _input(request, sum(estimate_tool(tool) for tool in request.tools or ()))[0]
 
 
+MOST_PER_BLOCK = 50_000  # tokens; what the dearest model counts for one large image
+MOST_PER_MESSAGE = 64  # role, delimiters, name, and an unfamiliar template around them
+
+
+def most_input(request: LLMRequest) -> int:
+    """Return a number of tokens that the prompt of `request` cannot exceed.
+
+    No tokenizer makes more than one token of a byte. An image or a file counts as the dearest one known.
+    """
+    texts: list[str] = []
+    count = 0
+    for message in request.messages:
+        count += MOST_PER_MESSAGE
+        if _collect(message, texts) > 0 and not isinstance(message.content, str):
+            count += MOST_PER_BLOCK * len(message.content)
+    for tool in request.tools or ():
+        count += MOST_PER_MESSAGE
+        texts.append(f"{tool.name} {tool.description} {json.dumps(tool.input_schema, default=str)}")
+    if request.response_format is not None:
+        texts.append(json.dumps(request.response_format, default=str))
+    return count + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+
 def _input(request: LLMRequest, tools: float) -> tuple[int, int]:
     """Return the estimated tokens of a prompt, and its characters."""
     texts: list[str] = []

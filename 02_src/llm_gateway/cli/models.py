@@ -44,7 +44,8 @@ class ModelFacts:
 def list_models(config: Path | None, *, as_json: bool) -> None:
     """Print the configured models to standard output. Raises ConfigurationError."""
     loaded = load(config)
-    facts = [_facts(Deployments(loaded.config)[name]) for name in loaded.config.models]
+    deployments = Deployments(loaded.config)
+    facts = [_facts(each) for name in loaded.config.models for each in deployments[name]]
     if as_json:
         typer.echo(orjson.dumps([asdict(each) for each in facts], option=orjson.OPT_INDENT_2))
     else:

@@ -31,16 +31,17 @@ class Loaded:
         Connects to nothing, and must not be called in an event loop.
         """
         try:
-            deployment = Deployments(self.config)[model]
+            deployments = Deployments(self.config)[model]
         except UnknownModelError as error:
             raise ConfigurationError(f"--model: {error.reason}") from None
-        asyncio.run(_make_client(deployment))
+        asyncio.run(_make_clients(deployments))
 
 
-async def _make_client(deployment: Deployment) -> None:
+async def _make_clients(deployments: list[Deployment]) -> None:
     clients = LangChainClients()
     try:
-        await clients.connect(deployment).aclose()
+        for deployment in deployments:
+            await clients.connect(deployment).aclose()
     finally:
         await clients.aclose()
 

@@ -64,16 +64,16 @@ class JointPace:
         A `low` call leaves 40 % in a bucket that holds more than 10 s of its rate, as a day's does. A `high` one goes
         before those of other processes, where permits are shared with them.
         """
+        self._waits = False  # what is given back here helps nobody who waits here
         taken: list[Reservation] = []
         for pace in self.paces:
             outcome = pace.reserve(cost, now, low=low, high=high)
             if isinstance(outcome, Wait):
                 for earlier, reservation in zip(self.paces, taken, strict=False):
                     earlier.refund(reservation, now)
-                self._waits = True  # only now: what is given back here helps nobody who waits here
+                self._waits = True
                 return outcome
             taken.append(outcome)
-        self._waits = False
         return tuple(taken)
 
     def answered(self, grant: Grant, actual: Cost, now: float, standings: Mapping[Resource, Standing]) -> None:

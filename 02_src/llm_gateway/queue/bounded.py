@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 
 from llm_gateway.errors import GatewayClosedError, QueueFullError
@@ -15,6 +15,7 @@ from llm_gateway.queue.shares import Shares
 from llm_gateway.queue.ticket import Ticket
 
 ALL = tuple(RequestPriority)
+PLACES = count()  # one row for all queues, so that a place tells in which one a ticket is
 
 
 class RequestQueue:
@@ -33,7 +34,7 @@ class RequestQueue:
         self._delayed: list[tuple[float, int, Ticket]] = []
         self._depth = dict.fromkeys(RequestPriority, 0)
         self._held_back = dict.fromkeys(RequestPriority, 0)  # of those, how many pause before a retry
-        self._places = count()
+        self._cost = dict.fromkeys(RequestPriority, 0.0)  # tokens by estimate, when they came in
         self._turns: dict[RequestPriority, deque[asyncio.Future[None]]] = {each: deque() for each in RequestPriority}
         self._closed = False
 
@@ -63,17 +64,21 @@ class RequestQueue:
 
     # --- in ---------------------------------------------------------------------------------------------------
 
-    def put_nowait(self, ticket: Ticket, *, retry_after: float | None = None) -> None:
-        """Append `ticket` to its class. Raises QueueFullError with the hint `retry_after`; then nothing changed."""
+    def put_nowait(self, ticket: Ticket, *, retry_after: Callable[[], float | None] = lambda: None) -> None:
+        """Append `ticket` to its class. Raises QueueFullError with the hint `retry_after()`; then nothing changed."""
         priority = ticket.priority
         if not self.has_room(priority):
             raise QueueFullError(
-                self._model, depth=self._depth[priority], limit=self._max_size, retry_after=retry_after
+                self._model, depth=self._depth[priority], limit=self._max_size, retry_after=retry_after()
             )
-        ticket.place = next(self._places)
-        self._enter(ticket)
-        self._ready[priority].push(ticket)
+        self.accept(ticket)
         self._offer_room(priority)  # there may be more than one place
+
+    def accept(self, ticket: Ticket) -> None:
+        """Append a ticket that another queue had accepted already. The bound does not apply."""
+        ticket.place = next(PLACES)
+        self._enter(ticket)
+        self._ready[ticket.priority].push(ticket)
 
     async def room(self, priority: RequestPriority) -> None:
         """Return when less than half of the bound of `priority` is taken; first come, first served.
@@ -112,11 +117,12 @@ class RequestQueue:
     def release_due(self, now: float) -> float | None:
         """Make delayed tickets ready whose instant has come; return when the next one's comes."""
         while self._delayed:
-            due, _, ticket = self._delayed[0]
-            if ticket.waiting and due > now:
+            due, place, ticket = self._delayed[0]
+            here = ticket.waiting and ticket.place == place
+            if here and due > now:
                 return due
             heapq.heappop(self._delayed)
-            if ticket.waiting:
+            if here:
                 self._held_back[ticket.priority] -= 1
                 ticket.delayed = False
                 self._ready[ticket.priority].push(ticket)
@@ -142,7 +148,7 @@ class RequestQueue:
 
     def charge(self, ticket: Ticket, tokens: float) -> None:
         """Charge the agent of a ticket `tokens` more than its cost was; fewer if negative."""
-        self._ready[ticket.priority].charge(ticket.request.agent, tokens)
+        self._ready[ticket.priority].charge(ticket.agent, tokens)
 
     def discard(self, ticket: Ticket) -> bool:
         """Take `ticket` out wherever it is; False if it is not here."""
@@ -151,6 +157,7 @@ class RequestQueue:
         self._leave(ticket)
         if ticket.delayed:
             self._held_back[ticket.priority] -= 1
+            ticket.delayed = False
         self._sweep(ticket.priority)
         return True
 
@@ -161,6 +168,8 @@ class RequestQueue:
             return
         self._depth[old] -= 1
         self._depth[priority] += 1
+        self._cost[old] -= ticket.counted
+        self._cost[priority] += ticket.counted
         ticket.priority = priority
         if ticket.delayed:
             self._held_back[old] -= 1
@@ -170,21 +179,34 @@ class RequestQueue:
         self._sweep(old)
         self._offer_room(old)
 
+    def in_order(self) -> Iterator[Ticket]:
+        """Iterate over those that could go now, as they go if nobody else comes; the shares of classes left aside."""
+        for each in ALL:
+            yield from self._ready[each].in_order()
+
+    def ahead(self, priority: RequestPriority) -> tuple[int, float]:
+        """Return how many requests, of how many tokens by estimate, are of `priority` or go before it."""
+        classes = [each for each in ALL if each <= priority]
+        return sum(self._depth[each] for each in classes), sum(self._cost[each] for each in classes)
+
     def __iter__(self) -> Iterator[Ticket]:
         """Iterate over all that wait, in no particular order."""
         for line in self._ready.values():
             yield from line
-        yield from (ticket for _, _, ticket in self._delayed if ticket.waiting)
+        yield from (ticket for _, place, ticket in self._delayed if ticket.waiting and ticket.place == place)
 
     # --- bookkeeping ------------------------------------------------------------------------------------------
 
     def _enter(self, ticket: Ticket) -> None:
         ticket.waiting = True
+        ticket.counted = ticket.cost
         self._depth[ticket.priority] += 1
+        self._cost[ticket.priority] += ticket.counted
 
     def _leave(self, ticket: Ticket) -> None:
         ticket.waiting = False
         self._depth[ticket.priority] -= 1
+        self._cost[ticket.priority] -= ticket.counted
         self._offer_room(ticket.priority)
 
     def _has_bulk_room(self, priority: RequestPriority) -> bool:
@@ -203,5 +225,5 @@ class RequestQueue:
         """Keep memory proportional to what waits, however many come and leave."""
         self._ready[priority].sweep(self._depth[priority] - self._held_back[priority])
         if len(self._delayed) > 2 * sum(self._held_back.values()) + 64:
-            self._delayed = [entry for entry in self._delayed if entry[2].waiting]
+            self._delayed = [entry for entry in self._delayed if entry[2].waiting and entry[2].place == entry[1]]
             heapq.heapify(self._delayed)

@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from llm_gateway.budgets import Hold
 from llm_gateway.clock import Timer
+from llm_gateway.config import Charge
 from llm_gateway.errors import ProviderError
 from llm_gateway.limits import Grant
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
 from llm_gateway.tokens import Estimate
+
+
+class Server(Protocol):
+    """The deployment that a call goes to, as far as a ticket cares."""
+
+    @property
+    def label(self) -> str:
+        """Provider, slash, model id."""
+
+
+class Home(Protocol):
+    """Where a ticket is at home: the lane that queues it and makes its calls."""
+
+    model: str
+
+    def discard(self, ticket: Ticket, /) -> None:
+        """Forget it, since its caller has left."""
+
+    def lift(self, ticket: Ticket, priority: RequestPriority, /) -> None:
+        """Move it to a higher class."""
+
+    def let_go(self, ticket: Ticket, /) -> None:
+        """Take it out of the queue, for another lane."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -19,12 +45,26 @@ class Ticket:
     request: LLMRequest
     reply: asyncio.Future[LLMResponse]
     submitted: float
-    priority: RequestPriority = field(init=False)  # its class now; joining a waiting request can lift it
+    priority: RequestPriority  # its class now; joining a waiting request can lift it
+    agent: str | None = None  # whose turn it takes
+    parent: Ticket | None = None  # in whose call this one was asked
+    nested: bool = False  # it goes in the slot of that call
+    home: Home = field(init=False, repr=False)  # the lane it is in now
+    deadline: float | None = None  # seconds from `submitted`
     cost: float = 1.0  # what its agent is charged in the queue, in tokens by estimate
+    counted: float = 0.0  # of that, what its queue counts
+    estimated_for: Charge | None = None  # how the provider charges that the estimate was made for
     estimate: Estimate | None = None  # of what its call will be charged
     grant: Grant | None = None  # permits of the call that is about to begin or under way
+    hold: Hold | None = None  # US dollars that the call may cost at worst
     throttles: int = 0  # calls that met a rate limit; they cost no attempt
     attempts: int = 0  # provider calls begun
+    failures: int = 0  # attempts that failed since it is in this lane, throttles apart
+    served_by: Server | None = None  # of the last call
+    failed_at: str | None = None  # label of the deployment that failed it last
+    barred: set[str] = field(default_factory=set)  # labels of those that will never answer it
+    probe: bool = False  # its call is the one that an open breaker lets through
+    tried: list[str] = field(default_factory=list)  # models whose lanes it was in before
     started: float = 0.0  # when the last call began
     queue_wait: float = 0.0  # in the queue and between attempts, all together
     provider_time: float = 0.0  # in all calls that ended
@@ -37,10 +77,6 @@ class Ticket:
     calling: bool = False  # in the provider's hands
     last_error: ProviderError | None = None  # of the attempt that failed last
     ended: bool = False  # answered, refused, or its caller has left
-
-    def __post_init__(self) -> None:
-        """Begin in the class that the request names."""
-        self.priority = self.request.priority
 
     def begin_attempt(self, now: float, batch_id: str) -> None:
         """Note that a provider call begins."""

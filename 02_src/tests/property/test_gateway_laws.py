@@ -117,7 +117,8 @@ class Storm:
         assert failed == sum(entry.outcome in refused for entry in ledger)
         answered = {name for name, outcome in self.outcomes.items() if isinstance(outcome, LLMResponse)}
         assert answered <= {entry.request.request_id for entry in ledger if entry.outcome == "answered"}
-        assert sum(pace.limiter.open for lane in self.lanes for pace in lane._pace.paces) == 0  # no permit is lost
+        paces = [pace for lane in self.lanes for upstream in lane.upstreams for pace in upstream.pace.paces]
+        assert sum(pace.limiter.open for pace in paces) == 0  # no permit is lost
         # A request whose caller leaves after its batch closed is not sent.
         assert sum(event.size for event in events if isinstance(event, BatchClosed)) >= len(ledger)
 

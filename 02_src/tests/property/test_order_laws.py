@@ -21,7 +21,14 @@ LARGEST = 100.0
 
 def ticket(agent: str, cost: float, priority: RequestPriority = RequestPriority.NORMAL) -> Ticket:
     request = ask("x", priority).model_copy(update={"agent": agent})
-    return Ticket(request=request, reply=cast("Future[LLMResponse]", None), submitted=0.0, cost=cost)
+    return Ticket(
+        request=request,
+        reply=cast("Future[LLMResponse]", None),
+        submitted=0.0,
+        cost=cost,
+        priority=priority,
+        agent=agent,
+    )
 
 
 def pop(queue: RequestQueue) -> Ticket:

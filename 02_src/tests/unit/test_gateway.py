@@ -156,7 +156,7 @@ async def test_batch_waits_for_room_where_a_request_is_turned_away() -> None:
         with pytest.raises(QueueFullError) as caught:
             await gateway.request(ask("one more"))
         assert (caught.value.depth, caught.value.limit) == (4, 4)
-        assert caught.value.retry_after == pytest.approx(4.0)  # four wait, one slot, a call takes a second
+        assert caught.value.retry_after == pytest.approx(4.5)  # four wait, one is under way, and a call takes a second
         assert len(await flood) == 9
         await asyncio.gather(*single)
     assert sorted(provider.sent) == sorted([*map(str, range(9)), "single 0", "single 1"])
@@ -607,6 +607,6 @@ def test_a_gateway_of_another_open_loop_says_so_and_one_of_a_closed_loop_goes_on
 
 async def test_a_key_that_is_set_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     deployments = Deployments(load_config({}))
-    assert deployments["gpt-4o-mini"].endpoint.api_key is None
+    assert deployments["gpt-4o-mini"][0].endpoint.api_key is None
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-later")
-    assert deployments["gpt-4o-mini"].endpoint.api_key is not None
+    assert deployments["gpt-4o-mini"][0].endpoint.api_key is not None

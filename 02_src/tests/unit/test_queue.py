@@ -16,7 +16,8 @@ HIGH, NORMAL, LOW = RequestPriority
 
 def ticket(name: str, priority: RequestPriority = NORMAL, *, agent: str | None = None, cost: float = 1.0) -> Ticket:
     request = ask(name, priority).model_copy(update={"agent": agent})
-    return Ticket(request=request, reply=asyncio.get_running_loop().create_future(), submitted=0.0, cost=cost)
+    reply = asyncio.get_running_loop().create_future()
+    return Ticket(request=request, reply=reply, submitted=0.0, cost=cost, priority=priority, agent=agent)
 
 
 def pop(queue: RequestQueue) -> Ticket:
@@ -57,7 +58,7 @@ async def test_each_class_has_its_own_bound_and_a_full_one_changes_nothing() -> 
     queue = RequestQueue("m", max_size=1)
     queue.put_nowait(ticket("a", LOW))
     with pytest.raises(QueueFullError, match=r"'m' is full: 1 of 1 requests wait\. Try again in about 2\.5 s"):
-        queue.put_nowait(ticket("b", LOW), retry_after=2.5)
+        queue.put_nowait(ticket("b", LOW), retry_after=lambda: 2.5)
     with pytest.raises(QueueFullError, match="Try again later, or use batch"):
         queue.put_nowait(ticket("b", LOW))
     queue.put_nowait(ticket("c", HIGH))

@@ -1,0 +1,10 @@
+"""Lanes and batches: when what is sent.
+
+A batch is what queued while the slots were busy. An idle lane sends after one tick of the event loop, so that a
+`gather` of agents forms one batch with no timer; a busy one sends the best waiting requests as slots come free.
+"""
+
+from llm_gateway.batching.asking import ASKER, Asker, on_behalf_of
+from llm_gateway.batching.lane import Lane
+
+__all__ = ["ASKER", "Asker", "Lane", "on_behalf_of"]

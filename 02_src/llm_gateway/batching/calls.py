@@ -1,0 +1,248 @@
+"""Batches under way: their calls, and how each one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from llm_gateway.batching.asking import ASKER, Asker
+from llm_gateway.budgets import Budgets
+from llm_gateway.clients.base import Completion
+from llm_gateway.clock import Clock
+from llm_gateway.errors import (
+    GatewayClosedError,
+    GatewayError,
+    IncompleteResponseError,
+    ProviderError,
+    ProviderTimeoutError,
+    RateLimitError,
+)
+from llm_gateway.events import BatchClosed, CloseReason, Observer
+from llm_gateway.limits import read_standings
+from llm_gateway.queue import RequestQueue, Ticket
+from llm_gateway.router import Outcomes, Upstream
+from llm_gateway.router.upstream import is_of_deployment
+from llm_gateway.tokens import Estimator
+
+NEVER_SENT = "The gateway was shut down before this request was sent."
+CUT_OFF = "The gateway was shut down while this request was under way; its provider may have charged for it."
+
+FallBack = Callable[[Ticket, str], bool]
+"""Move a ticket to the next model that may stand in after an error of this kind; False if there is none."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Batch:
+    """Requests that leave together, for one deployment."""
+
+    batch_id: str
+    tickets: list[Ticket] = field(default_factory=list)
+    pending: set[Ticket] = field(default_factory=set)  # those whose calls have not begun
+
+
+class Calls:
+    """The batches of one lane that are under way.
+
+    Each of their tickets holds a slot of its upstream from `send` until `on_slot` is called for it. Owns the tasks.
+    """
+
+    def __init__(
+        self,
+        outcomes: Outcomes,
+        queue: RequestQueue,
+        *,
+        elsewhere: Callable[[Ticket], bool],
+        fall_back: FallBack,
+        on_slot: Callable[[Upstream], None],
+        on_idle: Callable[[], None],
+        estimator: Estimator,
+        budgets: Budgets | None,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._outcomes = outcomes
+        self._queue = queue
+        self._elsewhere = elsewhere  # whether a deployment is left that does not bar the ticket
+        self._fall_back = fall_back
+        self._on_slot = on_slot
+        self._on_idle = on_idle
+        self._estimator = estimator
+        self._budgets = budgets
+        self._clock = clock
+        self._observer = observer
+
+    def send(self, batch: Batch, upstream: Upstream, why: CloseReason) -> None:
+        """Let a batch leave."""
+        batch.pending.update(batch.tickets)
+        self._observer.observe(
+            BatchClosed(
+                batch_id=batch.batch_id,
+                model=self._outcomes.model,
+                deployment=upstream.label,
+                size=len(batch.tickets),
+                why=why,
+                classes=Counter([ticket.priority for ticket in batch.tickets]),
+            )
+        )
+        # A context of its own: tracing and callbacks of the caller that happened to wake the pump are not the others'.
+        task = asyncio.get_running_loop().create_task(self._run(batch, upstream), context=contextvars.Context())
+        self.tasks.add(task)
+        task.add_done_callback(partial(self._batch_ended, batch, upstream))
+
+    def cancel(self) -> None:
+        """Cancel every call; its caller gets GatewayClosedError."""
+        for task in self.tasks:
+            task.cancel()
+
+    # --- one batch --------------------------------------------------------------------------------------------
+
+    async def _run(self, batch: Batch, upstream: Upstream) -> None:
+        from llm_gateway.clients.runnable import CallEach
+
+        async def call(ticket: Ticket) -> None:
+            batch.pending.discard(ticket)
+            try:
+                if ticket.ended:  # its caller left, or its deadline passed, after the batch closed
+                    self._unsent(ticket, upstream)
+                else:
+                    await self._call(ticket, batch.batch_id, upstream)
+            finally:
+                self._on_slot(upstream)
+
+        for outcome in await CallEach(call).abatch(batch.tickets, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                # Its caller has it too; but a bug must also reach whoever watches the loop.
+                context = {"message": "a call of the gateway met a bug", "exception": outcome}
+                asyncio.get_running_loop().call_exception_handler(context)
+
+    def _batch_ended(self, batch: Batch, upstream: Upstream, task: asyncio.Task[None]) -> None:
+        """Settle what is left of a batch; also of one that was cancelled before its task took the first step."""
+        self.tasks.discard(task)
+        for ticket in batch.pending:
+            self._unsent(ticket, upstream)
+            self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT))
+            self._on_slot(upstream)
+        batch.pending.clear()
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            context = {"message": "a batch of the gateway failed", "exception": bug, "task": task}
+            task.get_loop().call_exception_handler(context)
+        self._on_idle()
+
+    # --- one call ---------------------------------------------------------------------------------------------
+
+    async def _call(self, ticket: Ticket, batch_id: str, upstream: Upstream) -> None:
+        """Make one provider call and hand on its outcome. Raises what is a bug, after the caller was told."""
+        task = ticket.call = asyncio.current_task()
+        ASKER.set(Asker(ticket.priority, ticket.agent, ticket))  # of this item's task alone
+        ticket.begin_attempt(self._clock.now(), batch_id)
+        try:
+            await self._attempt(ticket, upstream)
+        except asyncio.CancelledError:
+            if ticket.call is None and task is not None:  # only this call is cancelled, by the lane; the batch goes on
+                task.uncancel()
+                return
+            self._outcomes.refused(ticket, GatewayClosedError(CUT_OFF))
+            raise
+        except Exception as bug:
+            self._outcomes.refused(ticket, bug)
+            raise
+        finally:
+            ticket.call = None
+            self._unknown(ticket, upstream)
+
+    async def _attempt(self, ticket: Ticket, upstream: Upstream) -> None:
+        try:
+            completion = await upstream.client.generate(ticket.request)
+        except ProviderError as error:
+            self._after_failure(ticket, error, upstream)
+        except GatewayError as error:
+            self._outcomes.refused(ticket, error)
+        else:
+            now = self._clock.now()
+            upstream.note_call(ticket.end_attempt(now))
+            upstream.note_success(ticket, now)
+            cost = self._outcomes.answered(ticket, completion, upstream)
+            if ticket.hold is not None and self._budgets is not None and cost is not None:
+                self._budgets.settle(ticket.hold, cost)
+                ticket.hold = None
+            self._settle(ticket, completion, now, upstream)
+
+    def _settle(self, ticket: Ticket, completion: Completion, now: float, upstream: Upstream) -> None:
+        """Give back the permits that were not used, or owe more, and learn from what was used."""
+        usage = completion.usage
+        if usage is not None:
+            self._queue.charge(ticket, usage.total_tokens - ticket.cost)
+        grant = ticket.grant
+        if grant is None and not completion.headers:
+            return
+        grant = grant or upstream.pace.free(ticket.started)
+        actual = grant[0].cost
+        if usage is not None:
+            charge, most = upstream.charge, upstream.deployment.settings.max_tokens
+            actual = self._estimator.charged(ticket.request, usage, charge, max_tokens=most)
+            if ticket.estimate is not None:
+                self._estimator.learn(ticket.request, ticket.estimate, usage)
+        standings = read_standings(completion.headers) if completion.headers else {}
+        upstream.pace.answered(grant, actual, now, standings)
+        ticket.grant = None
+
+    def _after_failure(self, ticket: Ticket, error: ProviderError, upstream: Upstream) -> None:
+        now = self._clock.now()
+        took = ticket.end_attempt(now)
+        upstream.note_failure(ticket, error, now)
+        self._give_back(ticket, error)
+        self._outcomes.failed(ticket, error, took, upstream)
+        if isinstance(error, RateLimitError):
+            self._throttled(ticket, error, upstream, now)
+        elif is_of_deployment(error):
+            ticket.barred.add(upstream.label)
+        ticket.failed_at = upstream.label
+        wait = self._outcomes.wait_after(ticket, error, upstream, elsewhere=self._elsewhere(ticket))
+        if wait is not None:
+            if not ticket.ended:
+                self._queue.put_back(ticket, not_before=now + wait)
+        elif ticket.ended or not self._fall_back(ticket, error.kind):
+            self._outcomes.refused(ticket, error)
+
+    def _throttled(self, ticket: Ticket, error: RateLimitError, upstream: Upstream, now: float) -> None:
+        """Shut the gate of the deployment: the refusal is news for all who wait."""
+        standings = read_standings(error.headers) if error.headers else {}
+        grant = ticket.grant or upstream.pace.free(ticket.started)
+        draw = self._outcomes.rng.random()
+        upstream.pace.refused(grant, now, hint=error.retry_after, draw=draw, standings=standings)
+        ticket.grant = None
+
+    def _give_back(self, ticket: Ticket, error: ProviderError) -> None:
+        """Release the money of a call that failed; nobody knows what one cost that broke off or took too long."""
+        if ticket.hold is None or self._budgets is None:
+            return
+        if not isinstance(error, ProviderTimeoutError | IncompleteResponseError):
+            self._budgets.release(ticket.hold)
+            ticket.hold = None
+
+    def _unsent(self, ticket: Ticket, upstream: Upstream) -> None:
+        """Give back the permits and the money of a call that will not be made."""
+        now = self._clock.now()
+        upstream.abandon(ticket, now)
+        if ticket.grant is not None:
+            upstream.pace.refund(ticket.grant, now)
+            ticket.grant = None
+        if ticket.hold is not None and self._budgets is not None:
+            self._budgets.release(ticket.hold)
+            ticket.hold = None
+
+    def _unknown(self, ticket: Ticket, upstream: Upstream) -> None:
+        """Let what is still reserved count as used: neither answered nor refused, nobody knows what was charged."""
+        if ticket.probe:
+            upstream.abandon(ticket, self._clock.now())
+        if ticket.grant is not None:
+            upstream.pace.keep(ticket.grant)
+            ticket.grant = None
+        if ticket.hold is not None and self._budgets is not None:
+            self._budgets.settle(ticket.hold, ticket.hold.amount)
+            ticket.hold = None

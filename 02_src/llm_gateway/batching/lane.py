@@ -1,0 +1,330 @@
+"""The lane of one model: its queue, its deployments, and the pump that says when what is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from llm_gateway.batching.asking import inherited
+from llm_gateway.batching.calls import NEVER_SENT, Calls, FallBack
+from llm_gateway.batching.pump import Pump
+from llm_gateway.budgets import Budgets
+from llm_gateway.clock import Clock
+from llm_gateway.config import BatchingSettings
+from llm_gateway.errors import (
+    BudgetExceededError,
+    DeadlineExceededError,
+    GatewayClosedError,
+    InvalidRequestError,
+    RequestTooLargeError,
+)
+from llm_gateway.events import Observer, RequestQueued
+from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.queue import RequestQueue, Ticket
+from llm_gateway.router import Outcomes, Spread, Upstream
+from llm_gateway.tokens import Cost, Estimator
+
+PAUSED = "The gateway was shut down while this request paused before another attempt."
+ROUGH_OUTPUT = 512.0  # tokens of an answer whose length nobody bounds
+
+
+class Lane:
+    """The queue of one model, and the deployments that serve it.
+
+    State changes only between awaits, on the loop that the lane was made in. `drained` and `cancel` end what runs.
+    """
+
+    def __init__(
+        self,
+        upstreams: Sequence[Upstream],
+        outcomes: Outcomes,
+        *,
+        settings: BatchingSettings,
+        fall_back: FallBack,
+        estimator: Estimator,
+        budgets: Budgets | None,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self.model = outcomes.model
+        self.upstreams = upstreams
+        self._spread = Spread(upstreams)
+        self._outcomes = outcomes
+        self._estimator = estimator
+        self._budgets = budgets
+        self._clock = clock
+        self._observer = observer
+        self._queue = RequestQueue(self.model, max_size=settings.max_queue_size)
+        self._calls = Calls(
+            outcomes,
+            self._queue,
+            elsewhere=lambda ticket: bool(self._spread.candidates(ticket)),
+            fall_back=fall_back,
+            on_slot=self._free_slot,
+            on_idle=self._look_idle,
+            estimator=estimator,
+            budgets=budgets,
+            clock=clock,
+            observer=observer,
+        )
+        self._pump = Pump(
+            self._queue,
+            self._spread,
+            self._calls,
+            outcomes,
+            settings=settings,
+            fall_back=fall_back,
+            estimator=estimator,
+            budgets=budgets,
+            clock=clock,
+            observer=observer,
+        )
+        self._idle: asyncio.Future[None] | None = None
+        for upstream in upstreams:
+            upstream.pace.on_change = self._pump.wake
+        if budgets is not None:
+            budgets.on_change.append(self._money_came)
+
+    # --- looking ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the breaker of every deployment is open."""
+        now = self._clock.now()
+        return all(upstream.breaker.wait(now) > 0 for upstream in self.upstreams)
+
+    @property
+    def in_flight(self) -> int:
+        """Provider calls under way."""
+        return sum([upstream.in_flight for upstream in self.upstreams])
+
+    def depth(self, priority: RequestPriority) -> int:
+        """How many requests of `priority` wait, those that pause before a retry included."""
+        return self._queue.depth(priority)
+
+    def pace(self) -> dict[str, Any]:
+        """Where the limits of the model's own deployment stand, and of its further ones, for statistics."""
+        now = self._clock.now()
+        own, *further = [
+            upstream.pace.snapshot(now) | {"breaker": upstream.breaker.state} for upstream in self.upstreams
+        ]
+        if further:
+            own["deployments"] = {
+                upstream.label: snapshot for upstream, snapshot in zip(self.upstreams[1:], further, strict=True)
+            }
+        return own
+
+    def waiting(self, most: int) -> list[dict[str, Any]]:
+        """Return the first requests that wait, in the order in which they would go if nobody else came."""
+        now = self._clock.now()
+        return [
+            {
+                "request_id": ticket.request.request_id,
+                "model": self.model,
+                "priority": ticket.priority.name.lower(),
+                "agent": ticket.agent,
+                "position": place,
+                "waited": now - ticket.submitted,
+            }
+            for place, ticket in zip(range(1, most + 1), self._queue.in_order(), strict=False)
+        ]
+
+    def eta(self, request: LLMRequest) -> float:
+        """Return the seconds until a call for `request` would likely begin if it were submitted now.
+
+        What waits ahead, by number and by estimated tokens, over the rates of slots and limits; of several deployments
+        the soonest, with the load spread evenly. Infinite where a breaker waits for its probe.
+        """
+        now = self._clock.now()
+        priority = inherited(request).priority
+        count, tokens = self._queue.ahead(priority)
+        share = count / len(self.upstreams)
+        waits = []
+        for upstream in self.upstreams:
+            most = upstream.deployment.settings.max_tokens
+            cost = self._estimator.expected(request, upstream.charge, max_tokens=most).cost
+            tokens_each = tokens / count if count else 0.0
+            scale = tokens_each / cost.tokens if cost.tokens else 0.0
+            ahead = Cost(
+                share, share * cost.input_tokens * scale, share * cost.output_tokens * scale, share * tokens_each
+            )
+            waits.append(upstream.likely_wait(cost, ahead, priority, now))
+        return min(waits)
+
+    # --- in and out -------------------------------------------------------------------------------------------
+
+    def check(self, request: LLMRequest) -> None:
+        """Raise InvalidRequestError for what every deployment is known to refuse."""
+        *others, last = self.upstreams
+        for upstream in others:
+            try:
+                upstream.client.check(request)
+            except InvalidRequestError:
+                continue
+            return
+        last.client.check(request)
+
+    def submit(self, request: LLMRequest, *, since: float | None = None, shared: bool = False) -> Ticket:
+        """Accept a request. Raises QueueFullError, RequestTooLargeError, BudgetExceededError; then nothing changed.
+
+        The reply is in the ticket. `since` is the instant from which its wait and its deadline count; default: now.
+        A `shared` one has no deadline: its callers keep their own.
+        """
+        submitted = self._clock.now() if since is None else since
+        reply: asyncio.Future[LLMResponse] = asyncio.get_running_loop().create_future()
+        asker = inherited(request)
+        ticket = Ticket(
+            request=request,
+            reply=reply,
+            submitted=submitted,
+            priority=asker.priority,
+            agent=asker.agent,
+            parent=asker.ticket,
+            deadline=None if shared else request.deadline,
+        )
+        ticket.home = self
+        self._examine(ticket)
+        if asker.ticket is not None and self._is_nested(ticket):
+            ticket.nested = ticket.waiting = True
+            self._pump.nested.append(ticket)
+        else:
+            self._queue.put_nowait(ticket, retry_after=lambda: self.eta(request))
+        if ticket.deadline is not None:
+            ticket.alarm = self._clock.call_at(submitted + ticket.deadline, lambda: self._expire(ticket))
+        self._observer.observe(RequestQueued(request_id=request.request_id, model=self.model, priority=ticket.priority))
+        self._pump.wake()
+        return ticket
+
+    def adopt(self, ticket: Ticket) -> None:
+        """Take a ticket over from the lane of another model, for which this one stands in.
+
+        Raises GatewayError for one that this model cannot answer; then nothing changed but its estimate.
+        """
+        self.check(ticket.request)
+        self._examine(ticket)
+        ticket.tried.append(ticket.home.model)
+        ticket.home.let_go(ticket)
+        ticket.home = self
+        ticket.failures = ticket.throttles = 0
+        ticket.barred.clear()
+        ticket.failed_at = None
+        self._queue.accept(ticket)
+        self._pump.wake()
+
+    async def room(self, priority: RequestPriority) -> None:
+        """Return when a request of `priority` fits; first come, first served. Raises GatewayClosedError."""
+        await self._queue.room(priority)
+
+    def lift(self, ticket: Ticket, priority: RequestPriority) -> None:
+        """Move a ticket to a higher class, since somebody of that class waits for it too."""
+        self._queue.lift(ticket, priority)
+        self._pump.wake()
+
+    def discard(self, ticket: Ticket) -> None:
+        """Forget a request whose caller has left: out of the queue, or its call cancelled. Its neighbours stay."""
+        if not ticket.ended:
+            self._outcomes.left(ticket)
+            self._drop(ticket)
+        elif not ticket.reply.cancelled():
+            ticket.reply.exception()  # its caller left before it could look; that is no lost error
+
+    def let_go(self, ticket: Ticket) -> None:
+        """Take a ticket out of the queue, for another lane."""
+        if self._queue.discard(ticket):
+            self._look_idle()
+
+    def _expire(self, ticket: Ticket) -> None:
+        """Ring of the deadline."""
+        self._outcomes.refused(ticket, DeadlineExceededError(ticket.deadline or 0.0, waited_for=ticket.state))
+        self._drop(ticket)
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Take `ticket` out of the queue, or cancel its call; one whose call is about to begin is skipped then."""
+        if ticket.nested and ticket.waiting:
+            ticket.waiting = False
+            self._pump.nested.remove(ticket)
+        elif self._queue.discard(ticket):
+            self._look_idle()
+        elif ticket.call is not None:
+            call, ticket.call = ticket.call, None  # None tells the call that it is cancelled alone
+            call.cancel()
+
+    def _examine(self, ticket: Ticket) -> None:
+        """Raise what says that waiting would be in vain: a limit or a budget that the request never fits into."""
+        ticket.cost = rough_cost(ticket.request)
+        budgets = self._budgets if self._budgets is not None and self._budgets.applies_to(self.model) else None
+        worst = [upstream.worst_case(ticket.request) for upstream in self.upstreams] if budgets is not None else ()
+        refusal: RequestTooLargeError | BudgetExceededError | None = None
+        for place, upstream in enumerate(self.upstreams):
+            try:
+                if upstream.pace.is_limited:
+                    upstream.pace.check(self._pump.estimate(ticket, upstream))
+                if budgets is not None:
+                    budgets.check(worst[place], model=self.model, agent=ticket.agent)
+            except (RequestTooLargeError, BudgetExceededError) as error:
+                refusal = error
+            else:
+                return
+        if refusal is not None:
+            raise refusal
+
+    def _is_nested(self, ticket: Ticket) -> bool:
+        """Whether it was asked inside a call of this lane, at whatever depth: that one's slot is idle meanwhile."""
+        ancestor = ticket.parent
+        while ancestor is not None:
+            if ancestor.home is self and ancestor.calling:
+                return True
+            ancestor = ancestor.parent
+        return False
+
+    def _money_came(self) -> None:
+        if self._pump.waits_for_money:
+            self._pump.wake()
+
+    def _free_slot(self, upstream: Upstream) -> None:
+        upstream.in_flight -= 1
+        self._pump.wake()
+        self._look_idle()
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Send without waiting for company from now on, and turn away those who wait for room."""
+        self._pump.draining = True
+        self._queue.close()
+        self._pump.wake()
+
+    async def drained(self) -> None:
+        """Return when nothing waits and nothing is under way."""
+        while not self._is_idle():
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    def cancel(self) -> int:
+        """End everything; every caller gets GatewayClosedError. Await `drained` to see the calls gone.
+
+        Returns how many requests that ends. Nothing begins after this.
+        """
+        waiting = [*self._queue, *self._pump.nested]
+        for ticket in waiting:
+            self._outcomes.refused(ticket, GatewayClosedError(PAUSED if ticket.attempts else NEVER_SENT))
+            self._drop(ticket)
+        cut_off = self.in_flight
+        self._calls.cancel()
+        self._pump.stop()
+        return len(waiting) + cut_off
+
+    def _is_idle(self) -> bool:
+        return not (len(self._queue) or self._pump.nested or self._calls.tasks or self.in_flight)
+
+    def _look_idle(self) -> None:
+        idle = self._idle
+        if idle is not None and not idle.done() and self._is_idle():
+            idle.set_result(None)
+
+
+def rough_cost(request: LLMRequest) -> float:
+    """Return about how many tokens a request takes, to share between agents; true up follows with its usage."""
+    characters = sum([len(message.content) for message in request.messages])
+    return characters / 4 + (request.max_tokens or ROUGH_OUTPUT)

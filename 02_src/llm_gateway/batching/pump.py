@@ -1,0 +1,277 @@
+"""The pump of one lane: when a request leaves, in which batch, and for which deployment. It never polls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from llm_gateway.batching.calls import Batch, Calls, FallBack
+from llm_gateway.budgets import Budgets
+from llm_gateway.clock import Clock, Timer
+from llm_gateway.config import BatchingSettings
+from llm_gateway.errors import BudgetExceededError, GatewayError, RequestTooLargeError
+from llm_gateway.events import BatchOpened, CloseReason, Observer
+from llm_gateway.limits import Wait
+from llm_gateway.models import RequestPriority
+from llm_gateway.queue import RequestQueue, Ticket
+from llm_gateway.router import Outcomes, Spread, Upstream
+from llm_gateway.tokens import Cost, Estimator
+
+ALL = tuple(RequestPriority)
+HIGH_ALONE = (RequestPriority.HIGH,)
+NOT_LOW = (RequestPriority.HIGH, RequestPriority.NORMAL)
+ROUNDING = 1e-9  # seconds; the alarm rings on the loop's own clock, and what is due within its resolution is due
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Nothing takes the best request now."""
+
+    until: float = math.inf  # the earliest instant at which that may change by itself; infinite: an event changes it
+    permits: bool = False  # it waits for permits of a limit, or for money of a budget
+    only_low: bool = False  # because it is LOW: others may still go
+
+    @classmethod
+    def sooner(cls, one: Blocked | None, other: Blocked) -> Blocked:
+        """Return what holds when either may change."""
+        if one is None:
+            return other
+        return cls(min(one.until, other.until), one.permits or other.permits, one.only_low or other.only_low)
+
+
+class Pump:
+    """Takes the best requests out of the queue as slots, permits and money come free, and sends them in batches."""
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        spread: Spread,
+        calls: Calls,
+        outcomes: Outcomes,
+        *,
+        settings: BatchingSettings,
+        fall_back: FallBack,
+        estimator: Estimator,
+        budgets: Budgets | None,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self.draining = False  # nothing waits for company any more
+        self.waits_for_money = False  # until a call under way costs less than its worst case
+        self.nested: list[Ticket] = []  # those that go in the slot of the call they were asked in
+        self._queue = queue
+        self._spread = spread
+        self._calls = calls
+        self._outcomes = outcomes
+        self._max_size = settings.max_batch_size
+        self._max_wait = settings.max_wait_ms / 1000
+        self._fall_back = fall_back
+        self._estimator = estimator
+        self._budgets = budgets
+        self._clock = clock
+        self._observer = observer
+        self._open: Batch | None = None
+        self._alarm: Timer | None = None
+        self._is_due = False
+
+    def wake(self) -> None:
+        """Let the pump run after one tick of the loop, in which others may come."""
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._pump, context=contextvars.Context())
+
+    def stop(self) -> None:
+        """Ring no more."""
+        self._set_alarm(math.inf)
+
+    def estimate(self, ticket: Ticket, upstream: Upstream) -> Cost:
+        """Return what a call of a ticket will be charged; worked out where there is a limit, since it takes time."""
+        if ticket.estimate is None or ticket.estimated_for != upstream.charge:
+            ticket.estimate = self._estimator.expected(
+                ticket.request, upstream.charge, max_tokens=upstream.deployment.settings.max_tokens
+            )
+            ticket.estimated_for = upstream.charge
+            ticket.cost = ticket.estimate.cost.tokens
+        return ticket.estimate.cost
+
+    # --- one turn ---------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Send what may go now, and set the alarm for what may go later."""
+        self._is_due = self.waits_for_money = False
+        now = self._clock.now()
+        due = self._queue.release_due(now)
+        alarm = math.inf if due is None else due
+        if self.nested:
+            alarm = min(alarm, self._send_nested(now))
+        while self._queue.ready(self._classes()):
+            self._open = self._open or self._open_batch()
+            why, company = self._waits_for_company(now)
+            if company is not None:
+                alarm = min(alarm, company)
+                break
+            until = self._fill_and_send(why, now)
+            if until is not None:
+                alarm = min(alarm, until)
+                break
+        self._set_alarm(alarm)
+
+    def _classes(self) -> Collection[RequestPriority]:
+        """Which classes may have the next slot."""
+        upstreams = self._spread.upstreams
+        for upstream in upstreams:
+            if upstream.has_slot(RequestPriority.NORMAL):
+                return ALL
+        return HIGH_ALONE if any(each.has_slot(RequestPriority.HIGH) for each in upstreams) else ()
+
+    def _waits_for_company(self, now: float) -> tuple[CloseReason | None, float | None]:
+        """Return why a batch leaves if that is known before it is filled, and until when it waits instead."""
+        if self.draining:
+            return "drain", None
+        if not self._max_wait or self._queue.ready(HIGH_ALONE):
+            return None, None  # a user who waits never waits for company
+        if self._queue.ready() >= min(self._max_size, sum([each.free_slots for each in self._spread.upstreams])):
+            return None, None
+        company = self._queue.oldest() + self._max_wait
+        return ("wait", None) if now >= company - ROUNDING else (None, company)
+
+    def _fill_and_send(self, why: CloseReason | None, now: float) -> float | None:
+        """Send the best waiting requests, until a batch is full or nothing more may go.
+
+        Returns when more may go, infinite if only an event changes that; None if there may be more right now.
+        """
+        batches: dict[Upstream, Batch] = {}
+        blocked: Blocked | None = None
+        without_low = False
+        is_full = False
+        while not is_full:
+            classes = self._classes()
+            ticket = self._queue.best([each for each in classes if each in NOT_LOW] if without_low else classes)
+            if ticket is None:
+                break
+            place = self._place(ticket, now)
+            if isinstance(place, Upstream):
+                is_full = self._put(ticket, place, batches)
+            elif place is not None:
+                blocked = Blocked.sooner(blocked, place)
+                if without_low or not place.only_low:
+                    break
+                without_low = True
+        for upstream, batch in batches.items():
+            self._calls.send(batch, upstream, why or self._why_closed(batch, blocked))
+        return None if is_full else math.inf if blocked is None else blocked.until
+
+    def _put(self, ticket: Ticket, upstream: Upstream, batches: dict[Upstream, Batch]) -> bool:
+        """Put a ticket into the batch for `upstream`; return whether that one is full now."""
+        batch = batches.get(upstream)
+        if batch is None:
+            batch, self._open = self._open or self._open_batch(), None
+            batches[upstream] = batch
+        self._queue.take(ticket)
+        batch.tickets.append(ticket)
+        return len(batch.tickets) >= self._max_size
+
+    def _why_closed(self, batch: Batch, blocked: Blocked | None) -> CloseReason:
+        if len(batch.tickets) >= self._max_size:
+            return "size"
+        if blocked is not None and blocked.permits:
+            return "permits"
+        return "slots" if self._queue.ready() else "idle"
+
+    def _open_batch(self) -> Batch:
+        batch = Batch(batch_id=uuid.uuid4().hex[:16])
+        upstreams = self._spread.upstreams
+        label = upstreams[0].label if len(upstreams) == 1 else None
+        self._observer.observe(BatchOpened(batch_id=batch.batch_id, model=self._outcomes.model, deployment=label))
+        return batch
+
+    def _send_nested(self, now: float) -> float:
+        """Send what was asked inside a call: it goes on in the slot of that call, which waits for it."""
+        soonest = math.inf
+        for ticket in list(self.nested):
+            place = self._place(ticket, now)
+            if isinstance(place, Blocked):
+                soonest = min(soonest, place.until)
+                continue
+            self.nested = [each for each in self.nested if each is not ticket]
+            if place is not None:
+                ticket.waiting = False
+                batch = self._open_batch()
+                batch.tickets.append(ticket)
+                self._calls.send(batch, place, "slots")
+        return soonest
+
+    # --- one request ------------------------------------------------------------------------------------------
+
+    def _place(self, ticket: Ticket, now: float) -> Upstream | Blocked | None:
+        """Reserve all that a call of a ticket needs, and return where it goes.
+
+        None: it is no longer this lane's to send; it was refused, or another model's lane has it.
+        """
+        blocked: Blocked | None = None
+        resting = True
+        refusal: BaseException | None = ticket.last_error
+        for upstream in self._spread.candidates(ticket):
+            if not (ticket.nested or upstream.has_slot(ticket.priority)):
+                blocked, resting = blocked or Blocked(), False
+                continue
+            rest = upstream.breaker.wait(now)
+            if rest > 0:
+                blocked = Blocked.sooner(blocked, Blocked(now + rest))
+                continue
+            resting = False
+            try:
+                place = self._reserve(ticket, upstream, now)
+            except (RequestTooLargeError, BudgetExceededError) as error:
+                refusal = error  # by this deployment: its limit was told since, or the money is gone
+                continue
+            if place is None:
+                self._assign(ticket, upstream, now)
+                return upstream
+            blocked = Blocked.sooner(blocked, place)
+        if blocked is not None and not (resting and self._fall_back(ticket, "unavailable")):
+            return blocked
+        if blocked is None:
+            self._queue.discard(ticket)
+            self._outcomes.refused(ticket, refusal or GatewayError("no deployment is left to ask"))
+        return None
+
+    def _reserve(self, ticket: Ticket, upstream: Upstream, now: float) -> Blocked | None:
+        """Reserve the permits and the money of a call; or nothing, and return what it waits for."""
+        pace, grant = upstream.pace, None
+        if not pace.is_free(now):
+            low, high = ticket.priority is RequestPriority.LOW, ticket.priority is RequestPriority.HIGH
+            outcome = pace.reserve(self.estimate(ticket, upstream), now, low=low, high=high)
+            if isinstance(outcome, Wait):
+                return Blocked(now + outcome.seconds, permits=True, only_low=outcome.only_low)
+            grant = outcome
+        if self._budgets is not None and self._budgets.applies_to(self._outcomes.model):
+            hold = None
+            try:
+                amount = upstream.worst_case(ticket.request)
+                hold = self._budgets.reserve(amount, model=self._outcomes.model, agent=ticket.agent)
+            finally:
+                if hold is None and grant is not None:
+                    pace.refund(grant, now)
+            if hold is None:
+                self.waits_for_money = True
+                return Blocked(permits=True)
+            ticket.hold = hold
+        ticket.grant = grant
+        return None
+
+    def _assign(self, ticket: Ticket, upstream: Upstream, now: float) -> None:
+        upstream.in_flight += 1
+        if upstream.breaker.state != "closed":
+            ticket.probe = upstream.breaker.begin()
+        ticket.served_by = upstream
+        self._spread.chosen(upstream, now)
+
+    def _set_alarm(self, due: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if due == math.inf else self._clock.call_at(due, self.wake)

@@ -1,0 +1,126 @@
+"""Budgets in US dollars: what was spent and what calls under way may cost at worst never exceed them.
+
+Pure arithmetic, no I/O. A budget counts from the gateway's construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_gateway.config import BudgetSettings
+from llm_gateway.errors import BudgetExceededError
+
+ROUNDING = 1e-12  # share of a budget that floating point may lose
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """One budget. Amounts in US dollars."""
+
+    name: str  # as an error's sentence speaks of it
+    limit: float
+    spent: float = 0.0
+    reserved: float = 0.0  # the worst case of the calls under way
+
+    @property
+    def left(self) -> float:
+        """What may still be spent if no call under way gives anything back."""
+        return max(0.0, self.limit - self.spent - self.reserved)
+
+    def holds(self, amount: float, *, reserved: float) -> bool:
+        """Whether `amount` fits beside what is spent and `reserved`."""
+        return self.spent + reserved + amount <= self.limit * (1.0 + ROUNDING)
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """The worst case of one call, taken from every budget that it falls under."""
+
+    amount: float
+    accounts: Sequence[Account]
+    open: bool = True
+
+
+@dataclass(slots=True)
+class Budgets:
+    """The budgets of one gateway: of everything, of each model, of each agent."""
+
+    settings: BudgetSettings
+    on_change: list[Callable[[], None]] = field(default_factory=list)  # called when money comes back
+    _accounts: dict[tuple[str, str | None], Account] = field(default_factory=dict)
+
+    def applies_to(self, model: str) -> bool:
+        """Whether a call of `model` may fall under a budget."""
+        settings = self.settings
+        of_agents = settings.each_agent is not None or bool(settings.agents)
+        return settings.total is not None or model in settings.models or of_agents
+
+    def check(self, amount: float, *, model: str, agent: str | None) -> None:
+        """Raise BudgetExceededError for a call that could cost `amount` US dollars and never fits any more."""
+        for account in self._of(model, agent):
+            if not account.holds(amount, reserved=0.0):
+                raise BudgetExceededError(
+                    account.name, limit=account.limit, spent=account.spent, left=account.left, cost=amount
+                )
+
+    def reserve(self, amount: float, *, model: str, agent: str | None) -> Hold | None:
+        """Take the worst case of a call from every budget, or from none.
+
+        None: it fits once calls under way turn out cheaper than their worst case; `on_change` tells when to ask again.
+        Raises BudgetExceededError if it never fits any more.
+        """
+        self.check(amount, model=model, agent=agent)
+        accounts = self._of(model, agent)
+        if not all(account.holds(amount, reserved=account.reserved) for account in accounts):
+            return None
+        for account in accounts:
+            account.reserved += amount
+        return Hold(amount, accounts)
+
+    def settle(self, hold: Hold, actual: float) -> None:
+        """Replace the worst case by the actual cost. The second time is void."""
+        if not hold.open:
+            return
+        hold.open = False
+        for account in hold.accounts:
+            account.reserved = max(0.0, account.reserved - hold.amount)
+            account.spent += actual
+        for changed in self.on_change:
+            changed()
+
+    def release(self, hold: Hold) -> None:
+        """Give everything back: the call cost nothing. Void after `settle`."""
+        self.settle(hold, 0.0)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return every budget that was touched: limit, spent, reserved and left, in US dollars."""
+        return {
+            account.name: {
+                "limit": account.limit,
+                "spent": account.spent,
+                "reserved": account.reserved,
+                "left": account.left,
+            }
+            for account in self._accounts.values()
+        }
+
+    def _of(self, model: str, agent: str | None) -> list[Account]:
+        settings = self.settings
+        found = []
+        if settings.total is not None:
+            found.append(self._account("total", None, "the gateway", settings.total))
+        if model in settings.models:
+            found.append(self._account("model", model, f"model '{model}'", settings.models[model]))
+        limit = settings.each_agent if agent is None else settings.agents.get(agent, settings.each_agent)
+        if limit is not None:
+            name = "requests that name no agent" if agent is None else f"agent '{agent}'"
+            found.append(self._account("agent", agent, name, limit))
+        return found
+
+    def _account(self, kind: str, key: str | None, name: str, limit: float) -> Account:
+        account = self._accounts.get((kind, key))
+        if account is None:
+            account = self._accounts[kind, key] = Account(name, limit)
+        return account
