@@ -42,6 +42,7 @@ DEFAULT_URLS = {
 }
 
 NEEDS_SCHEME = {"openai", "anthropic"}
+LEAN_KINDS = {"openai", "anthropic", "ollama"}  # whose plain HTTP APIs we speak ourselves
 NO_ADDRESS = "no HTTP address; write it as http://host:port/path or https://host/path"
 SPACE = re.compile(r"\s")
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # of TOML; others stand in quotes
@@ -87,6 +88,32 @@ class LimitSettings(Settings):
         return not (self.rpm or self.tpm or self.itpm or self.otpm or self.rpd)
 
 
+Transport = Literal["lean", "sdk"]
+"""How calls travel: over HTTP of our own under LangChain's chat model, or through the provider's SDK."""
+
+
+class SharedSettings(Settings):
+    """Limits that many processes and hosts share."""
+
+    redis_url: SecretStr | None = None
+    """Of the Redis or Valkey that counts for all of them: redis://, rediss:// or unix://. Default: every process
+    counts for itself."""
+    prefix: Name = "llm-gateway"
+    """What the names of the keys in it begin with; gateways with another one share nothing with these."""
+    lease_seconds: Annotated[float, Field(ge=1), Numeric] = 10.0
+    """After so many seconds the slots of a process that died are free."""
+    processes: PositiveInt = 1
+    """Among how many processes the limits are divided while the store has never been reached. Later it is as many as
+    were seen last."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _has_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("no address of a Redis; write it as redis://host:port/0, rediss://… or unix://path")
+        return url
+
+
 class ProviderSettings(Settings):
     """One account at one host."""
 
@@ -99,6 +126,11 @@ class ProviderSettings(Settings):
     """Default: the provider's environment variable."""
     timeout: Positive = 60.0
     """Seconds without a byte from the provider before a call counts as failed."""
+    total_timeout: Positive | None = None
+    """Seconds that one call may take in all, a stream to its end. Default: no bound. For the lean transport alone."""
+    transport: Transport | None = None
+    """How calls travel: "lean", over HTTP of our own under LangChain's chat model, at a fraction of the CPU, or "sdk",
+    through the provider's package. Default: "lean" for openai, anthropic and ollama, "sdk" for all others."""
     limits: LimitSettings | None = None
     """Of the account, shared by all its models. Default: none."""
 
@@ -273,6 +305,7 @@ class GatewayConfig(Settings):
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     batching: BatchingSettings = BatchingSettings()
     retry: RetrySettings = RetrySettings()
+    limits: SharedSettings = SharedSettings()
     logs: LogSettings = LogSettings()
     budgets: BudgetSettings = BudgetSettings()
     coalesce: bool = False
@@ -331,6 +364,7 @@ def load_config(config: Mapping[str, Any]) -> GatewayConfig:
         key, reason = sentence_of(error, GatewayConfig)
         raise ConfigurationError(f"Configuration key {key}: {reason}") from None
     _check_addresses(loaded)
+    _check_transports(loaded)
     _check_providers(loaded)
     _check_names(loaded)
     return loaded
@@ -368,6 +402,26 @@ def _check_addresses(config: GatewayConfig) -> None:
         url = provider.base_url
         if url and (provider.kind or name) in NEEDS_SCHEME and not is_address(url):
             raise ConfigurationError(f"Configuration key providers.{name}.base_url: {NO_ADDRESS}.")
+
+
+def _check_transports(config: GatewayConfig) -> None:
+    for name, provider in config.providers.items():
+        kind = provider.kind or name
+        if provider.transport == "lean" and kind not in LEAN_KINDS:
+            raise ConfigurationError(
+                f"Configuration key providers.{name}.transport: 'lean' speaks the APIs of "
+                f"{', '.join(sorted(LEAN_KINDS))}, not of {kind}; use 'sdk' or leave it out."
+            )
+        if provider.total_timeout is not None and transport_of(provider, kind) != "lean":
+            raise ConfigurationError(
+                f"Configuration key providers.{name}.total_timeout: only the lean transport heeds it; leave it out, or "
+                "give the requests a deadline."
+            )
+
+
+def transport_of(provider: ProviderSettings, kind: str) -> Transport:
+    """Return how the calls of a provider of this kind travel."""
+    return provider.transport or ("lean" if kind in LEAN_KINDS else "sdk")
 
 
 def _check_providers(config: GatewayConfig) -> None:
@@ -420,6 +474,8 @@ class Endpoint(Settings):
     base_url: str | None
     api_key: SecretStr | None
     timeout: float
+    total_timeout: float | None
+    transport: Transport
     key_variable: str | None  # the environment variable that a missing key can be put into; None: no key is needed
 
 
@@ -445,5 +501,7 @@ def endpoint_of(config: GatewayConfig, name: str, environ: Mapping[str, str] = o
         base_url=url or DEFAULT_URLS.get(kind),
         api_key=key,
         timeout=given.timeout,
+        total_timeout=given.total_timeout,
+        transport=transport_of(given, kind),
         key_variable=variable if needs_key else None,
     )

@@ -254,3 +254,43 @@ class QuotaExhaustedError(ProviderError):
     """The account has no credit left or its spend cap is reached; waiting does not help."""
 
     kind = "quota_exhausted"
+
+
+class StreamInterruptedError(GatewayError):
+    """A streamed answer broke off after its first piece, too late to ask again. `partial` is the text that came."""
+
+    kind = "stream_interrupted"
+
+    def __init__(self, cause: ProviderError, *, partial: str) -> None:
+        how_much = f"The answer broke off after {len(partial):,} characters, which are in `.partial`"
+        super().__init__(f"{how_much}: {cause}")
+        self.cause = cause
+        self.partial = partial
+        self.request_id = cause.request_id
+        self.summary = f"The answer broke off after {len(partial):,} characters: {cause.summary}"
+        self.retryable = cause.retryable  # type: ignore[misc]  # asked again as a whole, it may be answered
+
+
+class InvalidAnswerError(GatewayError):
+    """The model answered, but not as the job's schema asks. The message says what is wrong where."""
+
+    kind = "invalid_answer"
+
+
+class JobError(GatewayError):
+    """A bulk job cannot begin or go on. The message names the file and the remedy."""
+
+    kind = "job"
+
+
+class JobChangedError(JobError):
+    """The input or what decides on its answers is not what it was when the job began; nothing was sent."""
+
+    kind = "job_changed"
+
+
+class JobStoreBusyError(JobError):
+    """The job's state cannot be written for the moment: its disk is full, or another process holds it."""
+
+    retryable = True
+    kind = "job_store_busy"

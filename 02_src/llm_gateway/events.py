@@ -61,6 +61,20 @@ class BatchClosed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptBegan(Event):
+    """A provider call begins. Told in the call's own task: what an observer puts into its context, the call sees."""
+
+    name: ClassVar[str] = "attempt_began"
+    request_id: str
+    batch_id: str
+    model: str
+    deployment: str
+    provider: str  # its kind, as in `providers.<name>.kind`
+    attempt: int
+    queue_wait: float  # so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(Event):
     """A provider call failed. A retry or the end of the request follows as an event of its own."""
 
@@ -102,6 +116,7 @@ class RequestDone(Event):
     attempt: int  # provider calls made
     queue_wait: float
     provider_time: float
+    time_to_first_token: float | None = None  # from the beginning of its last call; None: it was not streamed
     agent: str | None = None
     usage: TokenUsage | None = None
     cost_usd: float | None = None

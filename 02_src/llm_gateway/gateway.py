@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from llm_gateway.batching import Lane, on_behalf_of
+from llm_gateway.batching import Lane, inherited, lent_slot, on_behalf_of
 from llm_gateway.budgets import Budgets
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.coalescing import Coalescing
@@ -20,7 +20,7 @@ from llm_gateway.errors import BatchError, GatewayClosedError, GatewayError, Inv
 from llm_gateway.events import Observer, Observers, ShutdownBegan, ShutdownEnded
 from llm_gateway.journal import Journal
 from llm_gateway.limits import Paces
-from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
+from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority, StreamDelta
 from llm_gateway.pricing import price_of
 from llm_gateway.queue import Ticket
 from llm_gateway.retry import RetryPolicy, RetryQuota
@@ -55,6 +55,8 @@ class LLMGateway:
         self._rng = Random(self._config.seed)  # noqa: S311 - jitter is no secret
         self._stats = Stats()
         self._journal = Journal(self._config.logs) if self._config.logs.dir else None
+        observers = list(observers)
+        self._tells_beginnings = bool(observers)
         own: list[Observer] = [self._stats, self._journal] if self._journal else [self._stats]
         self._observer = Observers.of([*own, *observers])
         self._deployments = Deployments(self._config)
@@ -76,13 +78,14 @@ class LLMGateway:
         cancel the request is out of the queue, or its provider call is cancelled; no other request is touched.
         """
         lane = self._lane(request)
-        if self._config.coalesce and request.temperature == 0:
-            return await self._here().coalescing.answer(request, lane)
-        ticket = lane.submit(request)
-        try:
-            return await ticket.reply
-        finally:
-            ticket.home.discard(ticket)
+        with lent_slot():
+            if self._config.coalesce and request.temperature == 0:
+                return await self._here().coalescing.answer(request, lane)
+            ticket = lane.submit(request)
+            try:
+                return await ticket.reply
+            finally:
+                ticket.home.discard(ticket)
 
     @overload
     async def batch(
@@ -112,7 +115,7 @@ class LLMGateway:
         queues: dict[tuple[Lane, RequestPriority], list[int]] = {}
         for place, (request, lane) in enumerate(zip(asked, lanes, strict=True)):
             if isinstance(lane, Lane):
-                queues.setdefault((lane, request.priority), []).append(place)
+                queues.setdefault((lane, inherited(request).priority), []).append(place)
             else:
                 entered[place] = lane
 
@@ -121,11 +124,12 @@ class LLMGateway:
                 entered[place] = await _enter(lane, asked[place], since)
 
         try:
-            # A full queue must not hold up the items that go to another one.
-            async with asyncio.TaskGroup() as group:
-                for (lane, _), places in queues.items():
-                    group.create_task(enter(lane, places))
-            outcomes = [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
+            with lent_slot():
+                # A full queue must not hold up the items that go to another one.
+                async with asyncio.TaskGroup() as group:
+                    for (lane, _), places in queues.items():
+                        group.create_task(enter(lane, places))
+                outcomes = [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
         finally:
             for each in entered:
                 if isinstance(each, Ticket):
@@ -136,6 +140,29 @@ class LLMGateway:
         if len(answers) < len(outcomes):
             raise BatchError(outcomes)
         return answers
+
+    async def stream(self, request: LLMRequest) -> AsyncGenerator[StreamDelta | LLMResponse, None]:
+        """Answer one request piece by piece: yield deltas as they come, and the whole LLMResponse at last.
+
+        Until the first piece everything is as for `request`: it waits its turn, is retried and may fall back, and the
+        same errors are raised. If the answer breaks off after that, StreamInterruptedError has the text that came.
+        Leave the loop early and the connection is closed before `aclose` of this generator returns; wrap it in
+        `contextlib.aclosing` to have that at once. A caller that takes no pieces makes its provider wait.
+        """
+        lane = self._lane(request)
+        ticket = lane.submit(request, streamed=True)
+        pieces = ticket.pieces
+        assert pieces is not None  # noqa: S101 - since it is streamed
+        try:
+            with lent_slot():
+                while (piece := await pieces.take()) is not None:
+                    yield piece
+                yield ticket.reply.result()
+        finally:
+            call = ticket.call
+            ticket.home.discard(ticket)
+            if call is not None:
+                await asyncio.wait((call,))
 
     # --- looking ----------------------------------------------------------------------------------------------
 
@@ -211,7 +238,7 @@ class LLMGateway:
         await self.shutdown(None if error is None else 0.0)
 
     async def _end(self, patience: float) -> None:
-        lanes = list(self._running.lanes.values()) if self._running and self._running.is_here() else []
+        lanes = self._lanes()
         queued = sum(lane.depth(each) for lane in lanes for each in RequestPriority)
         in_flight = sum(lane.in_flight for lane in lanes)
         ended = self._stats.ended
@@ -220,21 +247,26 @@ class LLMGateway:
             lane.close()
         try:
             async with self._clock.timeout(patience) as self._patience:
-                for lane in lanes:
-                    await lane.drained()
+                await self._drained()
         except TimeoutError:
             pass  # what is left is cancelled below, and its callers are told
         finally:
             self._patience = None
-            cancelled = sum([lane.cancel() for lane in lanes])
-            for lane in lanes:
-                await lane.drained()
+            cancelled = sum([lane.cancel() for lane in self._lanes()])
+            await self._drained()
             drained = self._stats.ended - ended - cancelled
             self._observer.observe(ShutdownEnded(cancelled=cancelled, drained=drained))
-            await self._disconnect(lanes)
+            await self._disconnect(self._lanes())
             self._running = None
             if self._journal is not None:
                 await asyncio.to_thread(self._journal.close)
+
+    async def _drained(self) -> None:
+        """Return when no lane has anything left; what one cannot answer may have gone to another, or to a new one."""
+        while busy := [lane for lane in self._lanes() if not lane.is_idle]:
+            for lane in busy:
+                lane.close()
+                await lane.drained()
 
     async def _disconnect(self, lanes: Iterable[Lane]) -> None:
         """Close every connection; one that cannot be closed keeps none of the others open."""
@@ -304,21 +336,28 @@ class LLMGateway:
                 "This gateway serves another event loop that is still open; build an LLMGateway for each loop."
             )
         running.clients.abandon()
+        if self._budgets is not None:
+            self._budgets.on_change.clear()  # the lanes of that loop hear of nothing any more
         self._running = None
+
+    def _lanes(self) -> list[Lane]:
+        return list(self._running.lanes.values()) if self._running and self._running.is_here() else []
 
     def _open_lane(self, running: _Running, model: str) -> Lane:
         import llm_gateway.clients.runnable  # noqa: F401 - LangChain's import is nobody's time in the queue
 
         retry = self._config.retry
+        # All of them before anything else is made: without a key nothing stays behind.
+        clients = [(deployment, running.clients.connect(deployment)) for deployment in self._deployments[model]]
         upstreams = [
             Upstream(
                 deployment=deployment,
-                client=running.clients.connect(deployment),
+                client=client,
                 pace=running.paces.of(deployment),
                 quota=self._quotas.setdefault(f"{model} {deployment.label}", RetryQuota.full(retry.quota)),
                 price=price_of(deployment),
             )
-            for deployment in self._deployments[model]
+            for deployment, client in clients
         ]
         outcomes = Outcomes(
             model=model,
@@ -344,6 +383,7 @@ class LLMGateway:
             budgets=self._budgets,
             clock=self._clock,
             observer=self._observer,
+            tells_beginnings=self._tells_beginnings,
         )
         return lane
 
@@ -386,7 +426,7 @@ class _Running:
 async def _enter(lane: Lane, request: LLMRequest, since: float) -> Ticket | GatewayError:
     """Submit as soon as there is room."""
     try:
-        await lane.room(request.priority)
+        await lane.room(request)
         return lane.submit(request, since=since)
     except GatewayError as error:
         return error

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -82,10 +84,15 @@ class Record(BaseModel):
         self = cls.__new__(cls)
         set_attribute = object.__setattr__
         set_attribute(self, "__dict__", fields)
-        set_attribute(self, "__pydantic_fields_set__", set(fields))
+        set_attribute(self, "__pydantic_fields_set__", cls._all_fields())
         set_attribute(self, "__pydantic_extra__", None)
         set_attribute(self, "__pydantic_private__", None)
         return self
+
+    @classmethod
+    @cache
+    def _all_fields(cls) -> set[str]:
+        return set(cls.model_fields)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with the fields in `update` changed, checked as the constructor checks them."""
@@ -246,6 +253,7 @@ class Receipt(Record):
     usage: TokenUsage | None = None  # None: the provider did not say
     reserved_tokens: int | None = None  # None: no limit asked for a reservation
     cost_usd: float | None = None  # None: the price or the usage is unknown
+    time_to_first_token: float | None = None  # from the beginning of the call; None: the answer was not streamed
     price_lane: Literal["standard", "flex", "batch"] = "standard"
     cached: bool = False
     coalesced: bool = False  # another caller's call answered this one too; the cost stands in that one's receipt
@@ -265,3 +273,34 @@ class LLMResponse(Record):
     tokens_used: int | None = None
     finish_reason: str | None = None
     receipt: Receipt | None = None
+
+
+# --- the pieces of a streamed answer: dataclasses, since there may be thousands in one answer -----------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next piece of an answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """The next piece of what the model thinks aloud. It is no part of the answer's content."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta:
+    """The next piece of a tool call. Its first piece has `id` and `name`, its further ones None."""
+
+    index: int  # of the call in the answer, from 0
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""  # a piece of the JSON text of the arguments
+
+
+StreamDelta = TextDelta | ReasoningDelta | ToolCallDelta
+"""What a stream yields before the whole answer."""

@@ -106,6 +106,7 @@ class Figures:
         self.cost = 0.0
         self.waits = {priority: Durations() for priority in RequestPriority}
         self.provider_time = Durations()
+        self.time_to_first_token = Durations()  # of the answers that were streamed
 
     def merge(self, other: Figures) -> None:
         """Add everything that `other` counted."""
@@ -122,6 +123,7 @@ class Figures:
         for priority, waits in self.waits.items():
             waits.merge(other.waits[priority])
         self.provider_time.merge(other.provider_time)
+        self.time_to_first_token.merge(other.time_to_first_token)
 
     def done(self, event: RequestDone) -> None:
         """Count a request that ended."""
@@ -130,6 +132,8 @@ class Figures:
         self.waits[event.priority].add(event.queue_wait)
         if event.attempt:
             self.provider_time.add(event.provider_time)
+        if event.time_to_first_token is not None:
+            self.time_to_first_token.add(event.time_to_first_token)
         if event.outcome == "ok":
             counts["completed"] += 1
             counts["unpriced" if event.cost_usd is None else "priced"] += 1
@@ -167,6 +171,7 @@ class Figures:
                 "by_priority": {priority.name.lower(): waits.summary() for priority, waits in self.waits.items()},
             },
             "provider_time": self.provider_time.summary(),
+            "time_to_first_token": self.time_to_first_token.summary(),
         }
 
     def _batches(self) -> dict[str, Any]:
@@ -216,6 +221,7 @@ class Stats:
         errors, failures        failed attempts by kind of error; requests that ended so, by kind
         cost_usd, unpriced      sum of the known costs, None if not one is known; answers whose price is unknown
         queue_wait, provider_time   seconds, of the requests that ended; all attempts of a request together
+        time_to_first_token     seconds, of the answers that were streamed
         """
         models = dict(self._models)
         whole = Figures()

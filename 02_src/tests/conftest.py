@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from fakes import deployments
 from fakes.emulator import Emulator
+from fakes.redis_server import RedisServer
 
 # No test is judged by the wall clock, and a failure comes back when the test is run again.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -32,7 +34,23 @@ def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(params=["lean", "sdk"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test once for each transport: `fakes.deployments` then makes all its deployments travel that way."""
+    name: str = request.param
+    monkeypatch.setattr(deployments, "TRANSPORT", name)
+    return name
+
+
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     async with Emulator.serve() as serving:
         yield serving
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests that leave it as they found it; each has keys of its own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()

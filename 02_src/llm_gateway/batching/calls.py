@@ -6,10 +6,11 @@ import asyncio
 import contextvars
 from collections import Counter
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
-from llm_gateway.batching.asking import ASKER, Asker
+from llm_gateway.batching.asking import ASKER, Asker, Slot
 from llm_gateway.budgets import Budgets
 from llm_gateway.clients.base import Completion
 from llm_gateway.clock import Clock
@@ -20,11 +21,12 @@ from llm_gateway.errors import (
     ProviderError,
     ProviderTimeoutError,
     RateLimitError,
+    StreamInterruptedError,
 )
-from llm_gateway.events import BatchClosed, CloseReason, Observer
+from llm_gateway.events import AttemptBegan, BatchClosed, CloseReason, Observer
 from llm_gateway.limits import read_standings
-from llm_gateway.queue import RequestQueue, Ticket
-from llm_gateway.router import Outcomes, Upstream
+from llm_gateway.queue import Pieces, RequestQueue, Ticket
+from llm_gateway.router import Outcomes, Spread, Upstream
 from llm_gateway.router.upstream import is_of_deployment
 from llm_gateway.tokens import Estimator
 
@@ -54,27 +56,32 @@ class Calls:
         self,
         outcomes: Outcomes,
         queue: RequestQueue,
+        spread: Spread,
         *,
-        elsewhere: Callable[[Ticket], bool],
         fall_back: FallBack,
         on_slot: Callable[[Upstream], None],
+        on_lent: Callable[[], None],
         on_idle: Callable[[], None],
         estimator: Estimator,
         budgets: Budgets | None,
         clock: Clock,
         observer: Observer,
+        tells_beginnings: bool,
     ) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
         self._outcomes = outcomes
         self._queue = queue
-        self._elsewhere = elsewhere  # whether a deployment is left that does not bar the ticket
+        self._spread = spread
         self._fall_back = fall_back
         self._on_slot = on_slot
+        self._on_lent = on_lent
         self._on_idle = on_idle
         self._estimator = estimator
         self._budgets = budgets
         self._clock = clock
         self._observer = observer
+        self._is_cancelled = False
+        self._tells_beginnings = tells_beginnings  # whether somebody wants to hear when a call begins
 
     def send(self, batch: Batch, upstream: Upstream, why: CloseReason) -> None:
         """Let a batch leave."""
@@ -95,7 +102,8 @@ class Calls:
         task.add_done_callback(partial(self._batch_ended, batch, upstream))
 
     def cancel(self) -> None:
-        """Cancel every call; its caller gets GatewayClosedError."""
+        """Cancel every call; its caller gets GatewayClosedError. None is repeated any more."""
+        self._is_cancelled = True
         for task in self.tasks:
             task.cancel()
 
@@ -138,8 +146,11 @@ class Calls:
     async def _call(self, ticket: Ticket, batch_id: str, upstream: Upstream) -> None:
         """Make one provider call and hand on its outcome. Raises what is a bug, after the caller was told."""
         task = ticket.call = asyncio.current_task()
-        ASKER.set(Asker(ticket.priority, ticket.agent, ticket))  # of this item's task alone
+        slot = Slot(ticket, upstream, self._on_lent)
+        ASKER.set(Asker(ticket.priority, ticket.agent, slot))  # of this item's task alone
         ticket.begin_attempt(self._clock.now(), batch_id)
+        if self._tells_beginnings:
+            self._began(ticket, batch_id, upstream)
         try:
             await self._attempt(ticket, upstream)
         except asyncio.CancelledError:
@@ -153,11 +164,28 @@ class Calls:
             raise
         finally:
             ticket.call = None
+            slot.end()
             self._unknown(ticket, upstream)
+
+    def _began(self, ticket: Ticket, batch_id: str, upstream: Upstream) -> None:
+        self._observer.observe(
+            AttemptBegan(
+                request_id=ticket.request.request_id,
+                batch_id=batch_id,
+                model=self._outcomes.model,
+                deployment=upstream.label,
+                provider=upstream.deployment.endpoint.kind,
+                attempt=ticket.attempts,
+                queue_wait=ticket.queue_wait,
+            )
+        )
 
     async def _attempt(self, ticket: Ticket, upstream: Upstream) -> None:
         try:
-            completion = await upstream.client.generate(ticket.request)
+            if ticket.pieces is None:
+                completion = await upstream.client.generate(ticket.request)
+            else:
+                completion = await self._stream(ticket, ticket.pieces, upstream)
         except ProviderError as error:
             self._after_failure(ticket, error, upstream)
         except GatewayError as error:
@@ -171,6 +199,22 @@ class Calls:
                 self._budgets.settle(ticket.hold, cost)
                 ticket.hold = None
             self._settle(ticket, completion, now, upstream)
+
+    async def _stream(self, ticket: Ticket, pieces: Pieces, upstream: Upstream) -> Completion:
+        """Hand on the pieces of an answer as they come, and return the whole of it."""
+        async with aclosing(upstream.client.stream(ticket.request)) as stream:
+            async for piece in stream:
+                if isinstance(piece, Completion):
+                    return piece
+                if ticket.time_to_first_token is None:
+                    ticket.time_to_first_token = self._clock.now() - ticket.started
+                await pieces.put(piece)
+        raise IncompleteResponseError(
+            f"{upstream.label} ended the stream without an answer.",
+            provider=upstream.deployment.endpoint.name,
+            model=upstream.deployment.settings.model,
+            request_id=ticket.request.request_id,
+        )
 
     def _settle(self, ticket: Ticket, completion: Completion, now: float, upstream: Upstream) -> None:
         """Give back the permits that were not used, or owe more, and learn from what was used."""
@@ -200,9 +244,16 @@ class Calls:
         if isinstance(error, RateLimitError):
             self._throttled(ticket, error, upstream, now)
         elif is_of_deployment(error):
-            ticket.barred.add(upstream.label)
+            ticket.barred |= {upstream.label}
         ticket.failed_at = upstream.label
-        wait = self._outcomes.wait_after(ticket, error, upstream, elsewhere=self._elsewhere(ticket))
+        if ticket.pieces is not None and ticket.pieces.count:  # too late to ask again: the caller has seen some of it
+            self._outcomes.refused(ticket, StreamInterruptedError(error, partial=ticket.pieces.text))
+            return
+        if self._is_cancelled:  # and the client made an error of that
+            self._outcomes.refused(ticket, GatewayClosedError(CUT_OFF))
+            return
+        elsewhere = self._spread.has_other(ticket, upstream, now, throttled=isinstance(error, RateLimitError))
+        wait = self._outcomes.wait_after(ticket, error, upstream, elsewhere=elsewhere)
         if wait is not None:
             if not ticket.ended:
                 self._queue.put_back(ticket, not_before=now + wait)

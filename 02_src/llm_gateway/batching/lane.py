@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from llm_gateway.errors import (
 )
 from llm_gateway.events import Observer, RequestQueued
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
-from llm_gateway.queue import RequestQueue, Ticket
+from llm_gateway.queue import Pieces, RequestQueue, Ticket
 from llm_gateway.router import Outcomes, Spread, Upstream
 from llm_gateway.tokens import Cost, Estimator
 
@@ -46,6 +47,7 @@ class Lane:
         budgets: Budgets | None,
         clock: Clock,
         observer: Observer,
+        tells_beginnings: bool = False,
     ) -> None:
         self.model = outcomes.model
         self.upstreams = upstreams
@@ -59,14 +61,16 @@ class Lane:
         self._calls = Calls(
             outcomes,
             self._queue,
-            elsewhere=lambda ticket: bool(self._spread.candidates(ticket)),
+            self._spread,
             fall_back=fall_back,
             on_slot=self._free_slot,
+            on_lent=lambda: self._pump.wake(),  # noqa: PLW0108 - the pump is made below
             on_idle=self._look_idle,
             estimator=estimator,
             budgets=budgets,
             clock=clock,
             observer=observer,
+            tells_beginnings=tells_beginnings,
         )
         self._pump = Pump(
             self._queue,
@@ -98,6 +102,11 @@ class Lane:
     def in_flight(self) -> int:
         """Provider calls under way."""
         return sum([upstream.in_flight for upstream in self.upstreams])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not (len(self._queue) or self._calls.tasks or self.in_flight)
 
     def depth(self, priority: RequestPriority) -> int:
         """How many requests of `priority` wait, those that pause before a retry included."""
@@ -165,11 +174,13 @@ class Lane:
             return
         last.client.check(request)
 
-    def submit(self, request: LLMRequest, *, since: float | None = None, shared: bool = False) -> Ticket:
+    def submit(
+        self, request: LLMRequest, *, since: float | None = None, shared: bool = False, streamed: bool = False
+    ) -> Ticket:
         """Accept a request. Raises QueueFullError, RequestTooLargeError, BudgetExceededError; then nothing changed.
 
         The reply is in the ticket. `since` is the instant from which its wait and its deadline count; default: now.
-        A `shared` one has no deadline: its callers keep their own.
+        A `shared` one has no deadline: its callers keep their own. The answer of a `streamed` one comes in pieces, too.
         """
         submitted = self._clock.now() if since is None else since
         reply: asyncio.Future[LLMResponse] = asyncio.get_running_loop().create_future()
@@ -180,18 +191,19 @@ class Lane:
             submitted=submitted,
             priority=asker.priority,
             agent=asker.agent,
-            parent=asker.ticket,
+            parent=asker.slot.ticket if asker.slot else None,
+            nested=asker.is_call,
             deadline=None if shared else request.deadline,
+            pieces=Pieces(reply) if streamed else None,
         )
         ticket.home = self
         self._examine(ticket)
-        if asker.ticket is not None and self._is_nested(ticket):
-            ticket.nested = ticket.waiting = True
-            self._pump.nested.append(ticket)
+        if ticket.nested:  # what a call under way waits for must not wait for those behind that call
+            self._accept(ticket)
         else:
-            self._queue.put_nowait(ticket, retry_after=lambda: self.eta(request))
+            self._queue.put_nowait(ticket, retry_after=lambda: self._hint(request))
         if ticket.deadline is not None:
-            ticket.alarm = self._clock.call_at(submitted + ticket.deadline, lambda: self._expire(ticket))
+            ticket.alarm = self._clock.call_at(submitted + ticket.deadline, lambda: ticket.home.expire(ticket))
         self._observer.observe(RequestQueued(request_id=request.request_id, model=self.model, priority=ticket.priority))
         self._pump.wake()
         return ticket
@@ -203,22 +215,27 @@ class Lane:
         """
         self.check(ticket.request)
         self._examine(ticket)
-        ticket.tried.append(ticket.home.model)
+        ticket.tried += (ticket.home.model,)
         ticket.home.let_go(ticket)
         ticket.home = self
         ticket.failures = ticket.throttles = 0
-        ticket.barred.clear()
+        ticket.barred = frozenset()
         ticket.failed_at = None
-        self._queue.accept(ticket)
+        self._accept(ticket)
         self._pump.wake()
 
-    async def room(self, priority: RequestPriority) -> None:
-        """Return when a request of `priority` fits; first come, first served. Raises GatewayClosedError."""
-        await self._queue.room(priority)
+    async def room(self, request: LLMRequest) -> None:
+        """Return when `request` fits; first come, first served. Raises GatewayClosedError."""
+        asker = inherited(request)
+        if not asker.is_call:  # whose requests find room in any case
+            await self._queue.room(asker.priority)
 
-    def lift(self, ticket: Ticket, priority: RequestPriority) -> None:
-        """Move a ticket to a higher class, since somebody of that class waits for it too."""
+    def lift(self, ticket: Ticket, priority: RequestPriority, *, nested: bool) -> None:
+        """Let a ticket go as early as one of `priority`, and as one that is `nested`, since such a caller joined it."""
         self._queue.lift(ticket, priority)
+        if nested and not ticket.nested:
+            ticket.nested = True
+            self._pump.nested.append(ticket)
         self._pump.wake()
 
     def discard(self, ticket: Ticket) -> None:
@@ -230,21 +247,20 @@ class Lane:
             ticket.reply.exception()  # its caller left before it could look; that is no lost error
 
     def let_go(self, ticket: Ticket) -> None:
-        """Take a ticket out of the queue, for another lane."""
+        """Take a ticket out of the queue; another lane has it, or it is refused."""
+        if ticket.nested:
+            self._pump.nested.remove(ticket)
         if self._queue.discard(ticket):
             self._look_idle()
 
-    def _expire(self, ticket: Ticket) -> None:
+    def expire(self, ticket: Ticket) -> None:
         """Ring of the deadline."""
         self._outcomes.refused(ticket, DeadlineExceededError(ticket.deadline or 0.0, waited_for=ticket.state))
         self._drop(ticket)
 
     def _drop(self, ticket: Ticket) -> None:
         """Take `ticket` out of the queue, or cancel its call; one whose call is about to begin is skipped then."""
-        if ticket.nested and ticket.waiting:
-            ticket.waiting = False
-            self._pump.nested.remove(ticket)
-        elif self._queue.discard(ticket):
+        if self._queue.discard(ticket):
             self._look_idle()
         elif ticket.call is not None:
             call, ticket.call = ticket.call, None  # None tells the call that it is cancelled alone
@@ -269,14 +285,15 @@ class Lane:
         if refusal is not None:
             raise refusal
 
-    def _is_nested(self, ticket: Ticket) -> bool:
-        """Whether it was asked inside a call of this lane, at whatever depth: that one's slot is idle meanwhile."""
-        ancestor = ticket.parent
-        while ancestor is not None:
-            if ancestor.home is self and ancestor.calling:
-                return True
-            ancestor = ancestor.parent
-        return False
+    def _accept(self, ticket: Ticket) -> None:
+        self._queue.accept(ticket)
+        if ticket.nested:
+            self._pump.nested.append(ticket)
+
+    def _hint(self, request: LLMRequest) -> float | None:
+        """Return when a request that finds no room may come again, None if nobody can tell."""
+        eta = self.eta(request)
+        return eta if math.isfinite(eta) and eta > 0 else None
 
     def _money_came(self) -> None:
         if self._pump.waits_for_money:
@@ -297,7 +314,7 @@ class Lane:
 
     async def drained(self) -> None:
         """Return when nothing waits and nothing is under way."""
-        while not self._is_idle():
+        while not self.is_idle:
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
 
@@ -306,7 +323,7 @@ class Lane:
 
         Returns how many requests that ends. Nothing begins after this.
         """
-        waiting = [*self._queue, *self._pump.nested]
+        waiting = list(self._queue)
         for ticket in waiting:
             self._outcomes.refused(ticket, GatewayClosedError(PAUSED if ticket.attempts else NEVER_SENT))
             self._drop(ticket)
@@ -315,12 +332,9 @@ class Lane:
         self._pump.stop()
         return len(waiting) + cut_off
 
-    def _is_idle(self) -> bool:
-        return not (len(self._queue) or self._pump.nested or self._calls.tasks or self.in_flight)
-
     def _look_idle(self) -> None:
         idle = self._idle
-        if idle is not None and not idle.done() and self._is_idle():
+        if idle is not None and not idle.done() and self.is_idle:
             idle.set_result(None)
 
 

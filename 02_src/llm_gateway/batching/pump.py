@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from llm_gateway.batching.calls import Batch, Calls, FallBack
-from llm_gateway.budgets import Budgets
+from llm_gateway.budgets import Account, Budgets, Hold
 from llm_gateway.clock import Clock, Timer
 from llm_gateway.config import BatchingSettings
 from llm_gateway.errors import BudgetExceededError, GatewayError, RequestTooLargeError
@@ -34,13 +34,19 @@ class Blocked:
     until: float = math.inf  # the earliest instant at which that may change by itself; infinite: an event changes it
     permits: bool = False  # it waits for permits of a limit, or for money of a budget
     only_low: bool = False  # because it is LOW: others may still go
+    only_agent: bool = False  # for money of its agent's: other agents may still go
 
     @classmethod
     def sooner(cls, one: Blocked | None, other: Blocked) -> Blocked:
         """Return what holds when either may change."""
         if one is None:
             return other
-        return cls(min(one.until, other.until), one.permits or other.permits, one.only_low or other.only_low)
+        return cls(
+            min(one.until, other.until),
+            one.permits or other.permits,
+            one.only_low or other.only_low,
+            one.only_agent or other.only_agent,
+        )
 
 
 class Pump:
@@ -62,7 +68,7 @@ class Pump:
     ) -> None:
         self.draining = False  # nothing waits for company any more
         self.waits_for_money = False  # until a call under way costs less than its worst case
-        self.nested: list[Ticket] = []  # those that go in the slot of the call they were asked in
+        self.nested: list[Ticket] = []  # of the queue's tickets, those that may go in the slot of a call that waits
         self._queue = queue
         self._spread = spread
         self._calls = calls
@@ -90,11 +96,10 @@ class Pump:
 
     def estimate(self, ticket: Ticket, upstream: Upstream) -> Cost:
         """Return what a call of a ticket will be charged; worked out where there is a limit, since it takes time."""
-        if ticket.estimate is None or ticket.estimated_for != upstream.charge:
-            ticket.estimate = self._estimator.expected(
-                ticket.request, upstream.charge, max_tokens=upstream.deployment.settings.max_tokens
-            )
-            ticket.estimated_for = upstream.charge
+        made_for = upstream.charge, upstream.deployment.settings.max_tokens
+        if ticket.estimate is None or ticket.estimated_for != made_for:
+            ticket.estimate = self._estimator.expected(ticket.request, made_for[0], max_tokens=made_for[1])
+            ticket.estimated_for = made_for
             ticket.cost = ticket.estimate.cost.tokens
         return ticket.estimate.cost
 
@@ -105,6 +110,7 @@ class Pump:
         self._is_due = self.waits_for_money = False
         now = self._clock.now()
         due = self._queue.release_due(now)
+        self._queue.bring_back()
         alarm = math.inf if due is None else due
         if self.nested:
             alarm = min(alarm, self._send_nested(now))
@@ -158,6 +164,9 @@ class Pump:
                 is_full = self._put(ticket, place, batches)
             elif place is not None:
                 blocked = Blocked.sooner(blocked, place)
+                if place.only_agent:
+                    self._queue.set_aside(ticket.agent)
+                    continue
                 if without_low or not place.only_low:
                     break
                 without_low = True
@@ -190,25 +199,28 @@ class Pump:
         return batch
 
     def _send_nested(self, now: float) -> float:
-        """Send what was asked inside a call: it goes on in the slot of that call, which waits for it."""
+        """Send what calls under way wait for in the slots of calls that wait; return when more of it may go."""
+        self.nested = [ticket for ticket in self.nested if not ticket.ended]
         soonest = math.inf
-        for ticket in list(self.nested):
-            place = self._place(ticket, now)
+        for ticket in sorted(self.nested, key=lambda each: (each.priority, each.place)):
+            if ticket.delayed or not ticket.waiting:
+                continue
+            if not any(upstream.has_lent_slot for upstream in self._spread.upstreams):
+                break
+            place = self._place(ticket, now, lent=True)
             if isinstance(place, Blocked):
                 soonest = min(soonest, place.until)
-                continue
-            self.nested = [each for each in self.nested if each is not ticket]
-            if place is not None:
-                ticket.waiting = False
+            elif place is not None:
                 batch = self._open_batch()
+                self._queue.pull(ticket)
                 batch.tickets.append(ticket)
                 self._calls.send(batch, place, "slots")
         return soonest
 
     # --- one request ------------------------------------------------------------------------------------------
 
-    def _place(self, ticket: Ticket, now: float) -> Upstream | Blocked | None:
-        """Reserve all that a call of a ticket needs, and return where it goes.
+    def _place(self, ticket: Ticket, now: float, *, lent: bool = False) -> Upstream | Blocked | None:
+        """Reserve all that a call of a ticket needs, and return where it goes; with `lent` in a slot that is lent.
 
         None: it is no longer this lane's to send; it was refused, or another model's lane has it.
         """
@@ -216,7 +228,7 @@ class Pump:
         resting = True
         refusal: BaseException | None = ticket.last_error
         for upstream in self._spread.candidates(ticket):
-            if not (ticket.nested or upstream.has_slot(ticket.priority)):
+            if not (upstream.has_lent_slot if lent else upstream.has_slot(ticket.priority)):
                 blocked, resting = blocked or Blocked(), False
                 continue
             rest = upstream.breaker.wait(now)
@@ -236,7 +248,7 @@ class Pump:
         if blocked is not None and not (resting and self._fall_back(ticket, "unavailable")):
             return blocked
         if blocked is None:
-            self._queue.discard(ticket)
+            ticket.home.let_go(ticket)
             self._outcomes.refused(ticket, refusal or GatewayError("no deployment is left to ask"))
         return None
 
@@ -250,16 +262,16 @@ class Pump:
                 return Blocked(now + outcome.seconds, permits=True, only_low=outcome.only_low)
             grant = outcome
         if self._budgets is not None and self._budgets.applies_to(self._outcomes.model):
-            hold = None
+            hold: Hold | Account | None = None
             try:
                 amount = upstream.worst_case(ticket.request)
                 hold = self._budgets.reserve(amount, model=self._outcomes.model, agent=ticket.agent)
             finally:
-                if hold is None and grant is not None:
+                if not isinstance(hold, Hold) and grant is not None:
                     pace.refund(grant, now)
-            if hold is None:
+            if isinstance(hold, Account):
                 self.waits_for_money = True
-                return Blocked(permits=True)
+                return Blocked(permits=True, only_agent=hold.of_agent)
             ticket.hold = hold
         ticket.grant = grant
         return None

@@ -1,21 +1,27 @@
-"""Anthropic: ChatAnthropic over the SDK's aiohttp transport."""
+"""Anthropic: ChatAnthropic over the lean transport, or the SDK's over aiohttp."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import anthropic
 from langchain_anthropic import ChatAnthropic
+from langchain_anthropic.chat_models import _create_usage_metadata
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatResult
 from pydantic import PrivateAttr
 
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, takes_temperature
 from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
+from llm_gateway.clients.lean import anthropic as lean
+from llm_gateway.clients.lean import http, seams
 from llm_gateway.clients.messages import plausible
+from llm_gateway.clients.streaming import Assembly
 from llm_gateway.clients.transport import Pools, httpx2_options
 from llm_gateway.models import LLMRequest
 
@@ -24,6 +30,8 @@ OURS = frozenset({
     "default_request_timeout", "max_tokens", "max_tokens_to_sample", "anthropic_proxy", "cache",
 })  # fmt: skip
 MAX_TOKENS = 4096  # LangChain's default is the model's maximum, which the provider would reserve
+BEGUN = "usage_at_start"  # our own key in LangChain's metadata
+CACHE_LIFETIMES = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 COMPOSITIONS = ("oneOf", "anyOf", "allOf")
 
 
@@ -31,11 +39,17 @@ class Claude(ChatAnthropic):
     """ChatAnthropic over an HTTP client that is handed in; it has no field for one."""
 
     _http: Any = PrivateAttr(default=None)
+    _lean: lean.Messages | None = PrivateAttr(default=None)  # what to call instead of the SDK, where it can
 
     @cached_property
     def _async_client(self) -> anthropic.AsyncClient:
         own = {"http_client": self._http, "timeout": self._http.timeout}
         return anthropic.AsyncClient(**self._client_params | own)
+
+    async def _acreate(self, payload: dict[str, Any]) -> Any:
+        if self._lean is not None and self._lean.takes(payload):
+            return await self._lean.create(payload)
+        return await super()._acreate(payload)
 
     def _format_output(self, data: Any, **kwargs: Any) -> ChatResult:
         """Take an answer also where the usage that comes with it is nonsense; it is unknown then."""
@@ -47,6 +61,20 @@ class Claude(ChatAnthropic):
         for generation in result.generations:
             generation.message.usage_metadata = None  # type: ignore[attr-defined]  # it is an AIMessage
         return result
+
+    def _make_message_chunk_from_anthropic_event(self, event: Any, **kwargs: Any) -> tuple[AIMessageChunk | None, Any]:
+        """Keep the usage that a stream begins with, which LangChain drops, and leave out one that is nonsense."""
+        nonsense = event.type == "message_delta" and not (event.usage and plausible(event.usage))
+        if nonsense:
+            event = event.model_copy(update={"usage": anthropic.types.MessageDeltaUsage(output_tokens=0)})
+        chunk, block_start = super()._make_message_chunk_from_anthropic_event(event, **kwargs)
+        if chunk is not None and nonsense:
+            chunk.usage_metadata = None
+        if chunk is not None and event.type == "message_start":
+            begun = event.message.usage
+            if begun and plausible(begun):
+                chunk.response_metadata[BEGUN] = _create_usage_metadata(begun)
+        return chunk, block_start
 
 
 class AnthropicDialect(PlainDialect):
@@ -81,6 +109,24 @@ class AnthropicDialect(PlainDialect):
         free = request.model_copy(update={"tool_choice": None})
         return super().tool_arguments(free, model) | {"tool_choice": {"type": "none"}}
 
+    def streamed_usage(self, assembly: Assembly, /) -> UsageMetadata | None:
+        """Fill up what was told last with what was told first: there alone stand the lifetimes of cache writes.
+
+        And some servers count the input there alone.
+        """
+        ended, begun = super().streamed_usage(assembly), assembly.metadata.get(BEGUN)
+        if ended is None or begun is None:
+            return ended
+        whole = ended.copy()
+        whole["input_tokens"] = max(begun["input_tokens"], ended["input_tokens"])
+        told: Mapping[str, Any] = ended.get("input_token_details", {})
+        details: dict[str, Any] = {**begun.get("input_token_details", {})}
+        details |= {part: count for part, count in told.items() if count}
+        if any(details.get(part) for part in CACHE_LIFETIMES):
+            details["cache_creation"] = 0  # it is their sum
+        whole["input_token_details"] = cast("InputTokenDetails", details)
+        return whole
+
 
 def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     """Return the client of an Anthropic deployment. Raises MissingApiKeyError, ConfigurationError."""
@@ -106,4 +152,13 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     with constructing(deployment):
         model = with_profile(build, settings.model)
     model._http = lease.client  # noqa: SLF001 - our own subclass
-    return LangChainClient(model, deployment, AnthropicDialect(), leases=[lease])
+    leases = [lease]
+    is_lean = endpoint.transport == "lean" and seams.fits(ChatAnthropic, lean.SEAM)
+    if is_lean:
+        # The SDK stays below for what is in beta; it opens no connection before its first call.
+        leases.insert(0, http.lease(endpoint, pools))
+        sdk = model._async_client  # noqa: SLF001 - a test watches over it
+        headers = http.sdk_headers(sdk.default_headers)
+        target = http.Target(f"{str(sdk.base_url).rstrip('/')}/v1/messages", headers, too_long=lean.TOO_LONG)
+        model._lean = lean.Messages(leases[0].client, target.varied({}, sdk.default_query))  # noqa: SLF001 - see above
+    return LangChainClient(model, deployment, AnthropicDialect(), leases=leases, lean=is_lean)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_gateway.config import Endpoint, ModelSettings
-from llm_gateway.models import LLMRequest, LLMToolCall, TokenUsage
+from llm_gateway.models import LLMRequest, LLMToolCall, StreamDelta, TokenUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,15 @@ class ChatClient(Protocol):
 
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Make one provider call, no retry. Raises ProviderError, and nothing else but cancellation."""
+
+    def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
+        """Make one provider call, no retry: yield the pieces of the answer as they come, and the whole of it at last.
+
+        The Completion is what `generate` would return, and only an answer that came whole has one. Raises
+        ProviderError, before the first piece or after any, and nothing else but cancellation. Leaving early, by
+        `aclose` or a cancel, closes the connection before it returns; a generator that is merely dropped closes it
+        when the event loop finds it.
+        """
 
     async def aclose(self) -> None:
         """Close the connections. Safe to call twice."""

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
-from langchain_core.runnables import RunnableConfig
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 
 from llm_gateway.clients import blocks, hints, sendable
+from llm_gateway.clients.asking import QUIET, generated, invoked
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.failures import Failures
 from llm_gateway.clients.messages import completion_of, langchain_messages, langchain_tools
+from llm_gateway.clients.streaming import Assembly, let_go, unwind
 from llm_gateway.clients.transport import Exchange, Lease, exchange
 from llm_gateway.errors import InvalidRequestError
-from llm_gateway.models import LLMRequest
+from llm_gateway.models import LLMRequest, StreamDelta
 
-# No callbacks but those that the process turns on for all: the task that runs a batch must not report the calls of
-# many callers to the handlers of the one who came first.
-QUIET: RunnableConfig = {"callbacks": []}
 LONGEST_WORDS = 120  # characters of what a package says of a malformed block; it may quote the block
 
 
@@ -45,6 +44,12 @@ class Dialect(Protocol):
 
     def recover(self, error: Exception, /) -> Completion | None:
         """Return the answer that an error holds, None if it holds none."""
+
+    def streaming(self, arguments: dict[str, Any], model: BaseChatModel, /) -> dict[str, Any]:
+        """Return the arguments of `model.astream` that ask for the same as these do of `model.ainvoke`."""
+
+    def streamed_usage(self, assembly: Assembly, /) -> UsageMetadata | None:
+        """Return the usage of a streamed answer that came whole."""
 
 
 class PlainDialect:
@@ -82,6 +87,14 @@ class PlainDialect:
         """Find nothing."""
         return None
 
+    def streaming(self, arguments: dict[str, Any], model: BaseChatModel, /) -> dict[str, Any]:  # noqa: ARG002 - the seam's signature
+        """Ask for the same."""
+        return arguments
+
+    def streamed_usage(self, assembly: Assembly, /) -> UsageMetadata | None:
+        """Take what was told last: where usage comes several times in one answer, it counts from its beginning."""
+        return assembly.usages[-1] if assembly.usages else None
+
 
 def takes_temperature(profile: Any) -> bool:
     """Tell whether a model takes a temperature; one of which nothing is known does."""
@@ -97,12 +110,20 @@ def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 class LangChainClient:
     """ChatClient over one LangChain chat model.
 
-    `leases` are what it shares with others (connections, a local server); it leaves them when it is closed.
+    `leases` are what it shares with others (connections, a local server); it leaves them when it is closed. `lean`
+    calls the model without what LangChain does for handlers and tracers, where there are none.
     """
 
     def __init__(
-        self, model: BaseChatModel, deployment: Deployment, dialect: Dialect, *, leases: Sequence[Lease] = ()
+        self,
+        model: BaseChatModel,
+        deployment: Deployment,
+        dialect: Dialect,
+        *,
+        leases: Sequence[Lease] = (),
+        lean: bool = False,
     ) -> None:
+        self._ask = generated if lean else invoked
         self._model = model
         self._dialect = dialect
         self._failures = Failures(deployment, wired=dialect.wired)
@@ -147,18 +168,71 @@ class LangChainClient:
             exchange.reset(token)
         raise failure from cause  # outside `except`: an error that holds the key must not be its context either
 
-    async def _call(self, request: LLMRequest) -> Completion:
+    def _arguments(self, request: LLMRequest) -> dict[str, Any]:
         arguments = self._dialect.arguments(request, self._model)
         if request.tools:
             arguments |= self._dialect.tool_arguments(request, self._model)
+        return arguments
+
+    async def _call(self, request: LLMRequest) -> Completion:
+        arguments = self._arguments(request)
         try:
-            message = await self._model.ainvoke(langchain_messages(request.messages), QUIET, **arguments)
+            message = await self._ask(self._model, langchain_messages(request.messages), arguments)
         except Exception as error:
             recovered = self._dialect.recover(error)
             if recovered is None:
                 raise
             return recovered
         return completion_of(message, needs_reason=self._dialect.ends_with_reason)
+
+    async def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
+        """Make one provider call: yield the pieces of the answer, and at last the whole. Raises ProviderError."""
+        seen = Exchange()
+        assembly = Assembly()
+        chunks = self._chunks(request, seen)
+        failure = cause = None
+        try:
+            try:
+                async for chunk in chunks:
+                    for delta in assembly.take(chunk):
+                        yield delta
+            finally:
+                await unwind(chunks)
+            for delta in assembly.rest():
+                yield delta
+            whole = assembly.message(self._dialect.streamed_usage(assembly))
+            completion = completion_of(whole, needs_reason=self._dialect.ends_with_reason)
+        except Exception as error:  # noqa: BLE001 - whatever it is, `translate` has a name for it
+            let_go(error)
+            recovered = self._dialect.recover(error)
+            if recovered is None:
+                failure, cause = self._failures.translate(error, seen, request.request_id)
+            else:
+                completion = recovered
+        if failure is not None:
+            raise failure from cause  # outside `except`, as in `generate`
+        yield replace(completion, headers=hints.limits_told(seen.headers))
+
+    async def _chunks(self, request: LLMRequest, seen: Exchange) -> AsyncIterator[AIMessage]:
+        """Yield what LangChain streams."""
+        arguments = self._dialect.streaming(self._arguments(request), self._model)
+        stream = self._model.astream(langchain_messages(request.messages), QUIET, **arguments)
+        try:
+            while True:
+                token = exchange.set(seen)  # for each step anew: between two of them this is somebody else's context
+                try:
+                    chunk = await anext(stream, None)
+                finally:
+                    exchange.reset(token)
+                if chunk is None:
+                    return
+                yield chunk
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody asked for it: something below gave up, and that is a failure like others.
+            raise ConnectionAbortedError("the call was cancelled from below") from None
 
     async def aclose(self) -> None:
         """Leave what is shared; it is closed after its last user. Safe to call twice."""

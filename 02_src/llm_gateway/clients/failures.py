@@ -129,6 +129,8 @@ TYPES: Mapping[str, type[ProviderError]] = {
     "ollama.ResponseError": ProviderUnavailableError,  # without a status: the model's runner failed in mid-answer
     "ollama.RequestError": RequestRejectedError,
     "llm_gateway.UnreadableAnswerError": IncompleteResponseError,
+    "llm_gateway.AnswerTooLargeError": ProviderError,  # the next one would be as large
+    "llm_gateway.ErrorEventError": ProviderUnavailableError,  # one whose code says no more
     "ssl.SSLCertVerificationError": ProviderError,  # no retry makes a certificate right
     "builtins.TimeoutError": ProviderTimeoutError,
     "builtins.ConnectionError": ProviderUnavailableError,

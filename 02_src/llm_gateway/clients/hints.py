@@ -52,4 +52,5 @@ def _until(text: str | None, now: Callable[[], datetime]) -> float | None:
 
 def limits_told(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that tell of rate limits, for whoever keeps the pace."""
-    return {name: value for name, value in headers.items() if "ratelimit" in name.lower()}
+    named = ((name.lower(), value) for name, value in headers.items())
+    return {name: value for name, value in named if "ratelimit" in name}

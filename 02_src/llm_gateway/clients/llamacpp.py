@@ -11,6 +11,8 @@ import atexit
 import os
 import secrets
 import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +25,7 @@ from llm_gateway.clients.openai import OpenAIDialect, chat_model, lease_http
 from llm_gateway.clients.transport import PoolLease, Pools
 from llm_gateway.errors import ConfigurationError, MissingDependencyError, ProviderError
 from llm_gateway.local_model import KNOWN, model_path
-from llm_gateway.models import LLMRequest
+from llm_gateway.models import LLMRequest, StreamDelta
 
 CONTEXT = 4096  # tokens in each slot
 SILENT = -1  # llama.cpp's verbosity at which it writes nothing to the terminal
@@ -159,6 +161,13 @@ class LlamaCppClient:
         """Make one call, after loading the model if need be. Raises ProviderError."""
         chat = self._chat or await self._start(request)
         return await chat.generate(request)
+
+    async def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
+        """Make one call, after loading the model if need be, and yield the answer's pieces. Raises ProviderError."""
+        chat = self._chat or await self._start(request)
+        async with aclosing(chat.stream(request)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def _start(self, request: LLMRequest) -> LangChainClient:
         async with self._starting:

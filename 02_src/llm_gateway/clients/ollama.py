@@ -1,4 +1,4 @@
-"""Ollama: ChatOllama over one client of its own SDK for all models of a host."""
+"""Ollama: ChatOllama over the lean transport, or over one client of its SDK for all models of a host."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from typing import Any
 import ollama
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 from langchain_ollama import ChatOllama
 
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, takes_temperature
 from llm_gateway.clients.construction import check_options, constructing
+from llm_gateway.clients.lean import http, seams
+from llm_gateway.clients.lean import ollama as lean
 from llm_gateway.clients.transport import Pools, httpx_options, tls
 from llm_gateway.config import Endpoint
 from llm_gateway.models import LLMRequest
 
 OURS = frozenset({"model", "base_url", "client_kwargs", "async_client_kwargs", "sync_client_kwargs", "cache"})
+
+
+class LeanOllama(ChatOllama):
+    """ChatOllama that is handed an answer in one part, which `lean.Chat` puts together for less than LangChain does."""
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        return await super()._agenerate(messages, stop, run_manager, **kwargs, whole=True)
 
 
 class OllamaDialect(PlainDialect):
@@ -81,23 +93,30 @@ def _new_client(endpoint: Endpoint) -> ollama.AsyncClient:
     return ollama.AsyncClient(host=endpoint.base_url, headers=headers, **options)
 
 
+def _lean_chat(endpoint: Endpoint, pool: http.Http) -> lean.Chat:
+    headers = {"authorization": f"Bearer {endpoint.api_key.get_secret_value()}"} if endpoint.api_key else {}
+    return lean.Chat(pool, http.Target(f"{lean.address(endpoint.base_url or '')}/api/chat", headers))
+
+
 def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     """Return the client of an Ollama deployment. Raises ConfigurationError."""
     endpoint = deployment.endpoint
+    is_lean = endpoint.transport == "lean" and seams.fits(ChatOllama, lean.SEAM, lean.FIELDS)
 
     def make() -> tuple[Any, Any]:
         client = _new_client(endpoint)
         return client, client.close
 
     with constructing(deployment):
-        model = ChatOllama(
+        model = (LeanOllama if is_lean else ChatOllama)(
             **check_options(deployment, OURS),
             model=deployment.settings.model,
             base_url=endpoint.base_url,
             client_kwargs={"verify": tls()},
             cache=False,
         )
-        lease = pools.lease(endpoint, make)
-    model._async_client = lease.client  # noqa: SLF001 - a test fails when ChatOllama names it otherwise
+        lease = http.lease(endpoint, pools) if is_lean else pools.lease(endpoint, make)
+        client: Any = _lean_chat(endpoint, lease.client) if is_lean else lease.client
+    model._async_client = client  # noqa: SLF001 - a test fails when ChatOllama names it otherwise
     dialect = OllamaDialect(constructor_options(model, deployment))
-    return LangChainClient(model, deployment, dialect, leases=[lease])
+    return LangChainClient(model, deployment, dialect, leases=[lease], lean=is_lean)

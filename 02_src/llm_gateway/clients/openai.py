@@ -1,4 +1,4 @@
-"""OpenAI, and every server that speaks its API: ChatOpenAI over the SDK's aiohttp transport."""
+"""OpenAI, and every server that speaks its API: ChatOpenAI over the lean transport, or the SDK's over aiohttp."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import Any
 
 import openai
 from langchain_core.language_models import BaseChatModel
-from langchain_core.outputs import ChatResult
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
+from pydantic import PrivateAttr
 
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
 from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
+from llm_gateway.clients.lean import http, seams
+from llm_gateway.clients.lean import openai as lean
 from llm_gateway.clients.messages import plausible, usage_of
 from llm_gateway.clients.schemas import closed
 from llm_gateway.clients.text import readable
@@ -28,11 +32,55 @@ OURS = frozenset({
 class GPT(ChatOpenAI):
     """ChatOpenAI that takes an answer also where the usage that comes with it is nonsense; it is unknown then."""
 
+    _lean: lean.Completions | None = PrivateAttr(default=None)  # what to call instead of the SDK
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        """Call without the SDK, and without the hop to a thread that LangChain reads the answer in."""
+        if self._lean is not None and not self.include_response_headers:
+            payload = self._get_request_payload(messages, stop=stop, **kwargs)
+            if not self._use_responses_api(payload):
+                return self._create_chat_result(await self._lean.create(**payload))
+        return await super()._agenerate(messages, stop, run_manager, **kwargs)
+
     def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
+        if isinstance(response, dict):
+            return self._result_of_json(response, generation_info)
         usage = getattr(response, "usage", None)
         if usage is not None and not plausible(usage):
             response = response.model_copy(update={"usage": None})
         return super()._create_chat_result(response, generation_info)
+
+    def _result_of_json(self, response: dict[str, Any], generation_info: dict[str, Any] | None) -> ChatResult:
+        usage = response.get("usage")
+        if usage and not (isinstance(usage, dict) and plausible(usage)):
+            response = response | {"usage": None}
+        result = super()._create_chat_result(response, generation_info)
+        for choice, generation in zip(response["choices"], result.generations, strict=True):
+            if refusal := choice["message"].get("refusal"):  # LangChain looks for it in the SDK's records alone
+                generation.message.additional_kwargs["refusal"] = refusal
+        return result
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        """Keep what LangChain drops from a stream: refusals, and the reasoning that other servers tell."""
+        usage, choices = chunk.get("usage"), chunk.get("choices")
+        if usage and not (isinstance(usage, dict) and plausible(usage)):
+            chunk = chunk | {"usage": None}
+        if choices and choices[0].get("delta") is None:  # how Azure tells of its filters
+            choices = [choices[0] | {"delta": {}}]
+            chunk = chunk | {"choices": choices}
+        made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        if made is not None and choices:
+            delta = choices[0]["delta"]
+            dropped = {
+                "refusal": delta.get("refusal"),
+                "reasoning_content": delta.get("reasoning_content") or delta.get("reasoning"),
+            }
+            made.message.additional_kwargs.update({name: text for name, text in dropped.items() if text})
+        return made
 
 
 class OpenAIDialect(PlainDialect):
@@ -66,6 +114,14 @@ class OpenAIDialect(PlainDialect):
         content = readable(choice.message.content or "")
         return Completion(content=content, finish_reason=choice.finish_reason, usage=counted)
 
+    def streaming(self, arguments: dict[str, Any], model: BaseChatModel, /) -> dict[str, Any]:
+        """Hand a schema past LangChain, whose streams of such answers raise where one is cut, and drop its usage."""
+        responses = model._use_responses_api(arguments)  # type: ignore[attr-defined]  # noqa: SLF001 - a test watches
+        if responses or "response_format" not in arguments:
+            return arguments
+        schema = {"response_format": arguments.pop("response_format")}
+        return arguments | {"extra_body": {**(getattr(model, "extra_body", None) or {}), **schema}}
+
 
 def lease_http(deployment: Deployment, pools: Pools, *, trust_env: bool = True) -> PoolLease:
     """Return a share in the endpoint's HTTP client."""
@@ -88,7 +144,8 @@ def chat_model(deployment: Deployment, lease: PoolLease, *, base_url: str | None
         return GPT(
             # It uses our connections, which heed the proxies of the environment; with socket options of its own it
             # would warn that they do not.
-            **{"stream_usage": True, "http_socket_options": ()} | check_options(deployment, OURS),
+            **{"stream_usage": True, "stream_chunk_timeout": None, "http_socket_options": ()}
+            | check_options(deployment, OURS),
             model=name,
             base_url=base_url,
             api_key=current_key,
@@ -106,6 +163,17 @@ def chat_model(deployment: Deployment, lease: PoolLease, *, base_url: str | None
 def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     """Return the client of an OpenAI deployment. Raises MissingApiKeyError, ConfigurationError."""
     key = key_of(deployment)
+    endpoint = deployment.endpoint
     lease = lease_http(deployment, pools)
-    model = chat_model(deployment, lease, base_url=deployment.endpoint.base_url, key=key)
-    return LangChainClient(model, deployment, OpenAIDialect(), leases=[lease])
+    model = chat_model(deployment, lease, base_url=endpoint.base_url, key=key)
+    leases = [lease]
+    is_lean = endpoint.transport == "lean" and seams.fits(ChatOpenAI, lean.SEAM, lean.FIELDS)
+    if is_lean:
+        # The SDK stays below for the Responses API; it opens no connection before its first call.
+        leases.insert(0, http.lease(endpoint, pools))
+        sdk = model.root_async_client
+        url = f"{str(sdk.base_url).rstrip('/')}/chat/completions"
+        headers = {"authorization": f"Bearer {key}"} | http.sdk_headers(sdk.default_headers)
+        target = http.Target(url, headers, too_long=lean.TOO_LONG).varied({}, sdk.default_query)
+        model._lean = model.async_client = lean.Completions(leases[0].client, target)  # noqa: SLF001 - our own subclass
+    return LangChainClient(model, deployment, OpenAIDialect(), leases=leases, lean=is_lean)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from functools import reduce
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages.ai import UsageMetadata, add_usage
 
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
 from llm_gateway.clients.construction import check_options, constructing
+from llm_gateway.clients.streaming import Assembly
 from llm_gateway.clients.transport import PoolLease, Pools, httpx2_options, httpx_options
 from llm_gateway.config import Endpoint
 from llm_gateway.errors import MissingDependencyError
@@ -26,6 +29,10 @@ class OtherDialect(PlainDialect):
     def __init__(self, *, wired: bool) -> None:
         self.wired = wired
 
+    def streamed_usage(self, assembly: Assembly, /) -> UsageMetadata | None:
+        """Add up what was told: LangChain asks its packages to tell what each chunk adds."""
+        return reduce(add_usage, assembly.usages) if assembly.usages else None
+
 
 def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     """Return the client of a deployment. Raises MissingDependencyError, ConfigurationError."""
@@ -38,6 +45,7 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
             "timeout": deployment.endpoint.timeout,
             "max_tokens": settings.max_tokens,
             "cache": False,
+            "stream_usage": True,  # ChatOpenAI's heirs leave it out over connections of ours
             "http_socket_options": (),  # ChatOpenAI's heirs warn of proxies that our connections do heed
         }
         options = {name: value for name, value in wanted.items() if name in names and value is not None} | options

@@ -30,3 +30,23 @@ def readable_tree(value: Any) -> Any:
     if isinstance(value, list):
         return [readable_tree(each) for each in value]
     return value
+
+
+class PairedText:
+    """Makes the pieces of one text readable. A piece may end within a surrogate pair; that half waits for the next."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def add(self, piece: str) -> str:
+        """Return what is readable now."""
+        if piece.isascii() and not self._half:
+            return piece
+        text, self._half = self._half + piece, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return readable(text)
+
+    def rest(self) -> str:
+        """Return the half that waited in vain."""
+        return readable(self._half)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llm_gateway.clients import sockets
+from llm_gateway.clients.resumption import resuming
 from llm_gateway.config import Endpoint
 
 CONNECT_TIMEOUT = 10.0  # seconds; a host that is there answers a SYN much sooner
@@ -48,7 +49,7 @@ def tls() -> ssl.SSLContext:
     """Return the process's one TLS context (making it takes 45 ms); it heeds SSL_CERT_FILE and SSL_CERT_DIR."""
     import httpx2
 
-    return httpx2.create_ssl_context()
+    return resuming(httpx2.create_ssl_context())
 
 
 def timeouts(endpoint: Endpoint) -> dict[str, float | None]:

@@ -104,6 +104,25 @@ class ScriptedError(Part):
         return self
 
 
+class ScriptedStream(Part):
+    """How an answer comes to a call that streams it. Others get it whole."""
+
+    reasoning: str | None = None
+    """What the model thinks aloud first; it is no part of the answer."""
+    pace: Seconds = 0.0
+    """The time between two pieces, in seconds."""
+    breaks_after: Annotated[int, Field(ge=0), Numeric] | None = None
+    """Break off when so many pieces are out, or all of them if there are fewer. A piece is a word or a bit of JSON."""
+    error: ScriptedError | None = None
+    """What the break is. Left out: a cut connection. Of kind "timeout": a stall as long as the provider's timeout."""
+
+    @model_validator(mode="after")
+    def _breaks_somewhere(self) -> Self:
+        if self.error is not None and self.breaks_after is None:
+            raise ValueError("give breaks_after too, the number of pieces before the error")
+        return self
+
+
 class Reply(Part):
     """One answer. What is left out is made up from the seed and the request, the same every time.
 
@@ -120,6 +139,8 @@ class Reply(Part):
     """How long the provider takes, in seconds."""
     error: ScriptedError | None = None
     """Fail instead of answering."""
+    stream: ScriptedStream | None = None
+    """How it comes to a call that streams it. Left out: in pieces without a pause."""
 
     @model_validator(mode="before")
     @classmethod
@@ -128,7 +149,7 @@ class Reply(Part):
 
     @model_validator(mode="after")
     def _answer_or_error(self) -> Self:
-        told = self.model_fields_set & {"content", "tool_calls", "finish_reason", "usage"}
+        told = self.model_fields_set & {"content", "tool_calls", "finish_reason", "usage", "stream"}
         if self.error is not None and told:
             raise ValueError(f"a reply with an error has no {min(told)}; take one of the two out")
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import ClassVar
 
 from llm_gateway.clients.base import Completion, Deployment
@@ -24,8 +24,9 @@ from llm_gateway.errors import (
 from llm_gateway.mock_gateway.answers import completion_of
 from llm_gateway.mock_gateway.calls import Ledger
 from llm_gateway.mock_gateway.matching import Asked, fits, nearest_rule, shown, what_is_missing
-from llm_gateway.mock_gateway.responses import MockResponses, Reply, Rule, ScriptedError
-from llm_gateway.models import LLMRequest
+from llm_gateway.mock_gateway.pieces import pieces_of
+from llm_gateway.mock_gateway.responses import MockResponses, Reply, Rule, ScriptedError, ScriptedStream
+from llm_gateway.models import LLMRequest, StreamDelta
 
 SERVER_ERROR = 500  # the first HTTP status that blames the provider, not the request
 
@@ -125,18 +126,50 @@ class ScriptedClient:
 
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Answer by script after the scripted time. Raises UnmatchedRequestError where no rule fits."""
+        asked, rule, reply = self._ask(request)
+        await self._begin(reply, request, rule)
+        return completion_of(reply, asked, self._seed)
+
+    async def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
+        """Answer by script, piece by piece, and break off where the script does."""
+        asked, rule, reply = self._ask(request)
+        await self._begin(reply, request, rule)
+        completion = completion_of(reply, asked, self._seed)
+        script = reply.stream or ScriptedStream()
+        for number, piece in enumerate(pieces_of(completion, script.reasoning)):
+            if number == script.breaks_after:
+                break
+            if number:
+                await self._pass(script.pace, "the scripted pace", request, rule)
+            yield piece
+        if script.breaks_after is None:
+            yield completion
+            return
+        error = script.error or ScriptedError(kind="incomplete_response")
+        if error.kind == "timeout":
+            await self._clock.sleep(self._deployment.endpoint.timeout)
+        raise self._failure(error, request, rule)
+
+    def _ask(self, request: LLMRequest) -> tuple[Asked, str, Reply]:
+        """Record a call, and return what answers it and what that rule is called."""
         call = self._ledger.begin(request, self._deployment.name, at=self._clock.now())
         asked = Asked(request=request, model=call.model, attempt=call.attempt)
         call.rule, reply = self._script.next_reply(asked)
-        longest = self._deployment.endpoint.timeout
-        if reply.latency > 0:
-            await self._clock.sleep(min(reply.latency, longest))
-        if reply.latency > longest:  # the real clients give up then
-            late = ScriptedError(kind="timeout", message=f"the scripted latency is {reply.latency:g} s")
-            raise self._failure(late, request, call.rule)
+        return asked, call.rule, reply
+
+    async def _begin(self, reply: Reply, request: LLMRequest, rule: str) -> None:
+        """Take the scripted time, and fail if the script says so."""
+        await self._pass(reply.latency, "the scripted latency", request, rule)
         if reply.error is not None:
-            raise self._failure(reply.error, request, call.rule)
-        return completion_of(reply, asked, self._seed)
+            raise self._failure(reply.error, request, rule)
+
+    async def _pass(self, seconds: float, what: str, request: LLMRequest, rule: str) -> None:
+        longest = self._deployment.endpoint.timeout
+        if seconds > 0:
+            await self._clock.sleep(min(seconds, longest))
+        if seconds > longest:  # the real clients give up then
+            late = ScriptedError(kind="timeout", message=f"{what} is {seconds:g} s")
+            raise self._failure(late, request, rule)
 
     async def aclose(self) -> None:
         """Nothing is open."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from itertools import count
@@ -54,9 +55,9 @@ class RequestQueue:
         return sum([depth[each] - held_back[each] for each in classes])
 
     def oldest(self, classes: Collection[RequestPriority] = ALL) -> float:
-        """When the longest waiting of those whose turn it is was submitted. Raises ValueError if none is ready."""
+        """When the longest waiting of those whose turn it is was submitted; minus infinity if it is nobody's."""
         heads = (self._ready[each].best() for each in classes)
-        return min(ticket.submitted for ticket in heads if ticket is not None)
+        return min((ticket.submitted for ticket in heads if ticket is not None), default=-math.inf)
 
     def has_room(self, priority: RequestPriority) -> bool:
         """Whether `put_nowait` would accept a ticket of `priority`."""
@@ -139,11 +140,26 @@ class RequestQueue:
         chosen = self._shares.choose({each: head.cost for each, head in heads.items()})
         return None if chosen is None else heads[chosen]
 
+    def set_aside(self, agent: str | None) -> None:
+        """Leave an agent out of `best` until `bring_back`, in every class: what it waits for, others do not need."""
+        for line in self._ready.values():
+            line.set_aside(agent)
+
+    def bring_back(self) -> None:
+        """Let those that were set aside have their turns again."""
+        for line in self._ready.values():
+            line.bring_back()
+
     def take(self, ticket: Ticket) -> None:
         """Take out the ticket that `best` returned; its agent and its class are charged its cost."""
         waiting = [each for each in ALL if self._depth[each] > self._held_back[each]]
         self._shares.served(ticket.priority, ticket.cost, waiting)
         self._ready[ticket.priority].take(ticket)
+        self._leave(ticket)
+
+    def pull(self, ticket: Ticket) -> None:
+        """Take a ready ticket out before its turn; its agent is charged its cost."""
+        self._ready[ticket.priority].pull(ticket)
         self._leave(ticket)
 
     def charge(self, ticket: Ticket, tokens: float) -> None:
@@ -162,9 +178,15 @@ class RequestQueue:
         return True
 
     def lift(self, ticket: Ticket, priority: RequestPriority) -> None:
-        """Move a waiting ticket to a higher class, at the place of its submission. The bound does not apply."""
+        """Move a ticket to a higher class, at the place of its submission. The bound does not apply.
+
+        One that is not here, since its call is under way, comes back as one of that class.
+        """
         old = ticket.priority
-        if priority >= old or not ticket.waiting:
+        if priority >= old:
+            return
+        if not ticket.waiting:
+            ticket.priority = priority
             return
         self._depth[old] -= 1
         self._depth[priority] += 1

@@ -16,7 +16,7 @@ REMEMBERED = 10_000  # idle agents of a class whose counters are kept
 class _Line:
     """What waits of one agent, oldest first; a retry takes its old place."""
 
-    __slots__ = ("agent", "priority", "served", "tickets", "turn")
+    __slots__ = ("agent", "is_aside", "priority", "served", "tickets", "turn")
 
     def __init__(self, agent: str | None, priority: RequestPriority, served: float) -> None:
         self.agent = agent
@@ -24,6 +24,7 @@ class _Line:
         self.served = served
         self.turn: tuple[float, int] | None = None  # the valid one of its entries in the class's turns
         self.tickets: list[tuple[int, Ticket]] = []
+        self.is_aside = False  # it has no turn
 
     def head(self) -> Ticket | None:
         tickets = self.tickets
@@ -55,6 +56,7 @@ class FairLine:
         self._priority = priority
         self._lines: dict[str | None, _Line] = {}
         self._turns: list[tuple[float, int, _Line]] = []  # by tokens served, then age; may hold outdated entries
+        self._aside: list[_Line] = []
         self._idle: OrderedDict[str | None, float] = OrderedDict()
         self._reached = 0.0  # the counter of whoever was served last: nobody starts below it
         self._entries = 0  # tickets in all lines, those that left included
@@ -88,12 +90,38 @@ class FairLine:
                 heapq.heapreplace(turns, (*line.turn, line))
         return None
 
+    def set_aside(self, agent: str | None) -> None:
+        """Give an agent no turn until `bring_back`."""
+        line = self._lines.get(agent)
+        if line is not None and not line.is_aside:
+            line.is_aside, line.turn = True, None
+            self._aside.append(line)
+
+    def bring_back(self) -> None:
+        """Give those that were set aside their turns again."""
+        aside, self._aside = self._aside, []
+        for line in aside:
+            line.is_aside = False
+            head = line.head()
+            if head is None:
+                self._retire(line)
+            else:
+                self._bring_forward(line, head)
+
     def take(self, ticket: Ticket) -> None:
         """Take out the ticket that `best` returned, and charge its agent the cost."""
         line = self._lines[ticket.agent]
         heapq.heappop(line.tickets)
         self._entries -= 1
         self._reached = max(self._reached, line.served)
+        line.served += ticket.cost
+
+    def pull(self, ticket: Ticket) -> None:
+        """Take out a ticket that waits here before its turn, and charge its agent the cost. O(n) of that agent's."""
+        line = self._lines[ticket.agent]
+        line.tickets.remove((ticket.place, ticket))
+        heapq.heapify(line.tickets)
+        self._entries -= 1
         line.served += ticket.cost
 
     def charge(self, agent: str | None, tokens: float) -> None:
@@ -148,6 +176,8 @@ class FairLine:
     def _bring_forward(self, line: _Line, head: Ticket) -> None:
         """Enter the turn of a line if it comes sooner than the one entered; a later one is noticed by `best`."""
         turn = (line.served, head.place)
+        if line.is_aside:
+            return
         if line.turn is None or turn < line.turn:
             line.turn = turn
             heapq.heappush(self._turns, (*turn, line))
@@ -159,7 +189,7 @@ class FairLine:
         self._turns = []
         for line in self._lines.values():
             head = line.head()
-            line.turn = None if head is None else (line.served, head.place)
+            line.turn = None if head is None or line.is_aside else (line.served, head.place)
             if line.turn is not None:
                 self._turns.append((*line.turn, line))
         heapq.heapify(self._turns)

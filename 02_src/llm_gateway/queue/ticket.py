@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_gateway.budgets import Hold
@@ -12,6 +11,7 @@ from llm_gateway.config import Charge
 from llm_gateway.errors import ProviderError
 from llm_gateway.limits import Grant
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.queue.pieces import Pieces
 from llm_gateway.tokens import Estimate
 
 
@@ -31,29 +31,30 @@ class Home(Protocol):
     def discard(self, ticket: Ticket, /) -> None:
         """Forget it, since its caller has left."""
 
-    def lift(self, ticket: Ticket, priority: RequestPriority, /) -> None:
-        """Move it to a higher class."""
+    def expire(self, ticket: Ticket, /) -> None:
+        """End it, since its deadline has passed."""
+
+    def lift(self, ticket: Ticket, priority: RequestPriority, /, *, nested: bool) -> None:
+        """Let it go as early as one of `priority`, and as one that is `nested`, since such a caller joined it."""
 
     def let_go(self, ticket: Ticket, /) -> None:
         """Take it out of the queue, for another lane."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
 class Ticket:
-    """A request from its submission until its reply is settled. Instants in seconds."""
+    """A request from its submission until its reply is settled. Instants in seconds.
 
-    request: LLMRequest
-    reply: asyncio.Future[LLMResponse]
-    submitted: float
-    priority: RequestPriority  # its class now; joining a waiting request can lift it
+    Defaults stand on the class: most of these never change for most requests, and there may be 100,000 of them.
+    """
+
+    home: Home  # the lane it is in now
     agent: str | None = None  # whose turn it takes
     parent: Ticket | None = None  # in whose call this one was asked
-    nested: bool = False  # it goes in the slot of that call
-    home: Home = field(init=False, repr=False)  # the lane it is in now
+    nested: bool = False  # a call waits for it: it may go in the slot of one that waits
     deadline: float | None = None  # seconds from `submitted`
     cost: float = 1.0  # what its agent is charged in the queue, in tokens by estimate
     counted: float = 0.0  # of that, what its queue counts
-    estimated_for: Charge | None = None  # how the provider charges that the estimate was made for
+    estimated_for: tuple[Charge, int | None] | None = None  # what the estimate was made for: how is charged, max_tokens
     estimate: Estimate | None = None  # of what its call will be charged
     grant: Grant | None = None  # permits of the call that is about to begin or under way
     hold: Hold | None = None  # US dollars that the call may cost at worst
@@ -62,13 +63,15 @@ class Ticket:
     failures: int = 0  # attempts that failed since it is in this lane, throttles apart
     served_by: Server | None = None  # of the last call
     failed_at: str | None = None  # label of the deployment that failed it last
-    barred: set[str] = field(default_factory=set)  # labels of those that will never answer it
+    barred: frozenset[str] = frozenset()  # labels of those that will never answer it
     probe: bool = False  # its call is the one that an open breaker lets through
-    tried: list[str] = field(default_factory=list)  # models whose lanes it was in before
+    tried: tuple[str, ...] = ()  # models whose lanes it was in before
     started: float = 0.0  # when the last call began
     queue_wait: float = 0.0  # in the queue and between attempts, all together
     provider_time: float = 0.0  # in all calls that ended
     batch_id: str | None = None  # of the last call
+    pieces: Pieces | None = None  # of an answer that is streamed
+    time_to_first_token: float | None = None  # from the beginning of the call that is streamed
     call: asyncio.Task[object] | None = None  # while in flight
     alarm: Timer | None = None  # rings at the deadline
     place: int = -1  # in the order of submission
@@ -77,6 +80,36 @@ class Ticket:
     calling: bool = False  # in the provider's hands
     last_error: ProviderError | None = None  # of the attempt that failed last
     ended: bool = False  # answered, refused, or its caller has left
+
+    def __init__(
+        self,
+        request: LLMRequest,
+        reply: asyncio.Future[LLMResponse],
+        *,
+        submitted: float,
+        priority: RequestPriority,
+        agent: str | None = None,
+        parent: Ticket | None = None,
+        nested: bool = False,
+        deadline: float | None = None,
+        cost: float = 1.0,
+        pieces: Pieces | None = None,
+    ) -> None:
+        """Begin where a caller has just asked."""
+        self.request = request
+        self.reply = reply
+        self.submitted = submitted
+        self.priority = priority  # its class now; joining a waiting request can lift it
+        self.agent = agent
+        self.cost = cost
+        if parent is not None:
+            self.parent = parent
+        if nested:
+            self.nested = nested
+        if deadline is not None:
+            self.deadline = deadline
+        if pieces is not None:
+            self.pieces = pieces
 
     def begin_attempt(self, now: float, batch_id: str) -> None:
         """Note that a provider call begins."""

@@ -41,6 +41,7 @@ class Outcomes:
             usage=usage,
             reserved_tokens=round(ticket.estimate.cost.tokens) if ticket.estimate and ticket.grant else None,
             cost_usd=cost,
+            time_to_first_token=ticket.time_to_first_token,
             price_lane="standard",
             cached=False,
             coalesced=False,
@@ -82,13 +83,15 @@ class Outcomes:
         """Return the seconds to wait before another attempt; None: another one would not help, or is one too many.
 
         An attempt that met a rate limit is none, and takes nothing from the quota. `elsewhere` says that another
-        deployment of the model is left, for what will never succeed at this one.
+        deployment of the model is left: for what will never succeed at this one, and for what it has no permits for.
         """
         draw = self.rng.random()
         wait: float | None
         if isinstance(error, RateLimitError):
             ticket.throttles += 1
             wait = self.policy.delay_of_throttle(ticket.throttles, error, draw=draw)
+            if elsewhere and ticket.throttles <= self.policy.max_throttles:
+                wait = 0.0  # the gate keeps it from coming back here
         else:
             ticket.failures += 1
             wait = self.policy.delay(ticket.failures, error, draw=draw)
@@ -141,6 +144,7 @@ class Outcomes:
                 attempt=ticket.attempts,
                 queue_wait=ticket.queue_wait,
                 provider_time=ticket.provider_time,
+                time_to_first_token=ticket.time_to_first_token,
                 agent=ticket.agent,
                 usage=completion.usage if completion else None,
                 cost_usd=cost,

@@ -41,6 +41,7 @@ class Upstream:
     price: Price
     breaker: Breaker = field(default_factory=Breaker)
     in_flight: int = 0  # provider calls under way, and those that are about to begin
+    lent: int = 0  # of those, how many wait for requests of their own: nested ones may go in their slots
     mean_call: float | None = None  # running mean of how long a call takes
     turn: float = 0.0  # of the stride scheduler: the lowest goes next
 
@@ -99,6 +100,11 @@ class Upstream:
         free = self.slots - self.in_flight
         return free > (0 if priority is RequestPriority.HIGH else self.slots // HEADROOM)
 
+    @property
+    def has_lent_slot(self) -> bool:
+        """Whether a nested request may go in the slot of a call that waits."""
+        return self.lent > 0 and self.in_flight < self.slots + self.lent
+
     def room(self, now: float) -> float:
         """Return the share of its slots and permits that is free, whichever is scarcest; from nearly 0 to 1."""
         share = 1.0 - self.in_flight / self.slots
@@ -106,6 +112,10 @@ class Upstream:
             for level in pace.limiter.levels(now).values():
                 share = min(share, level.level / level.burst)
         return max(LEAST_ROOM, share)
+
+    def is_open(self, now: float) -> bool:
+        """Whether neither its breaker nor the gate of a refused call keeps calls back."""
+        return self.breaker.wait(now) <= 0 and all(pace.gate.wait(now) <= 0 for pace in self.pace.paces)
 
     def note_call(self, took: float) -> None:
         """Take the time of a call that was answered into account."""
@@ -161,6 +171,12 @@ class Spread:
             return self.upstreams
         allowed = [each for each in self.upstreams if each.label not in ticket.barred]
         return sorted(allowed, key=lambda each: (each.label == ticket.failed_at, each.turn))
+
+    def has_other(self, ticket: Ticket, upstream: Upstream, now: float, *, throttled: bool) -> bool:
+        """Whether another one than `upstream` is left for a ticket; one that is open now, if `throttled`."""
+        return len(self.upstreams) > 1 and any(
+            each is not upstream and (each.is_open(now) or not throttled) for each in self.candidates(ticket)
+        )
 
     def chosen(self, upstream: Upstream, now: float) -> None:
         """Note that a call goes to `upstream`."""

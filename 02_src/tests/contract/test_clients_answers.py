@@ -10,6 +10,7 @@ from fakes.deployments import CANARY, KINDS, connected, request, said, tool
 from fakes.emulator import Emulator, Reply, ToolCall, Usage
 from llm_gateway.models import LLMToolCall, TokenUsage
 
+pytestmark = pytest.mark.usefixtures("transport")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 WEATHER = tool("weather", {"city": {"type": "string"}}, required=["city"])
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}

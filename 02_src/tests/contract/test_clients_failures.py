@@ -23,6 +23,7 @@ from llm_gateway.errors import (
     RequestRejectedError,
 )
 
+pytestmark = pytest.mark.usefixtures("transport")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 

@@ -14,10 +14,11 @@ import pytest
 from fakes.deployments import CANARY, KINDS, base_url, connected, deployment, request, said
 from fakes.emulator import Emulator, Reply
 from fakes.emulator_thread import emulator_in_a_thread
-from llm_gateway.clients import transport
 from llm_gateway.clients.factory import LangChainClients
+from llm_gateway.clients.transport import exchange
 from llm_gateway.errors import ProviderError, ProviderTimeoutError
 
+pytestmark = pytest.mark.usefixtures("transport")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -160,19 +161,21 @@ async def test_an_answer_is_noted_for_its_own_call_alone(emulator: Emulator) -> 
         outcomes = await asyncio.gather(*(client.generate(each) for each in asked), return_exceptions=True)
     assert [error.retry_after for error in outcomes if isinstance(error, ProviderError)] == list(range(1, 9))
     with pytest.raises(LookupError):
-        transport.exchange.get()
+        exchange.get()
 
 
 FORGETFUL = """
 import asyncio, sys
 from llm_gateway import LLMGateway, LLMMessage, LLMRequest
 
-url, runs = sys.argv[1], int(sys.argv[2])
+url, runs, transport = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 urls = {"openai": url + "/v1", "anthropic": url, "ollama": url}
 models = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5", "ollama": "llama3.2"}
 gateway = LLMGateway({
     "logs": {"dir": False},
-    "providers": {kind: {"base_url": urls[kind], "api_key": "sk-canary-0123456789"} for kind in urls},
+    "providers": {
+        kind: {"base_url": urls[kind], "api_key": "sk-canary-0123456789", "transport": transport} for kind in urls
+    },
     "models": {kind: {"provider": kind, "model": models[kind]} for kind in urls},
 })
 
@@ -189,9 +192,9 @@ for _ in range(runs):
 
 @pytest.mark.parametrize("flags", [(), ("-X", "dev", "-W", "error")])
 @pytest.mark.parametrize("runs", [1, 2])
-def test_a_program_that_never_shuts_down_ends_without_a_word(flags: tuple[str, ...], runs: int) -> None:
+def test_a_program_that_never_shuts_down_ends_without_a_word(flags: tuple[str, ...], runs: int, transport: str) -> None:
     with emulator_in_a_thread() as emulator:
-        command = [sys.executable, *flags, "-c", FORGETFUL, emulator.url, str(runs)]
+        command = [sys.executable, *flags, "-c", FORGETFUL, emulator.url, str(runs), transport]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ok"] * 3 * runs, "")
 

@@ -15,6 +15,7 @@ from llm_gateway.models import LLMMessage, LLMRequest, LLMTool
 KINDS = ("openai", "anthropic", "ollama")
 MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5", "ollama": "llama3.2"}
 CANARY = "sk-canary-0123456789abcdef"
+TRANSPORT: str | None = None  # of deployments that name none; the fixture `transport` sets it
 
 
 def base_url(url: str, kind: str) -> str:
@@ -31,11 +32,13 @@ def deployment(
     timeout: float = 20.0,
     environ: Mapping[str, str] | None = None,
     provider: str | None = None,
+    transport: str | None = None,
     **settings: Any,
 ) -> Deployment:
     """A deployment named "m"."""
     name = provider or kind
     section = {"kind": kind, "base_url": url, "api_key": key, "timeout": timeout}
+    section["transport"] = (transport or TRANSPORT) if kind in KINDS else None
     given = {key: value for key, value in section.items() if value is not None}
     known = MODELS.get(kind, "some-model")
     model_section = {"provider": name, "model": model or known, **settings}

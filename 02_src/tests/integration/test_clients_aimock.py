@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from fakes.aimock import Aimock
 from fakes.deployments import KINDS, base_url, deployment, request, said, tool
-from llm_gateway.clients.base import ChatClient
+from llm_gateway.clients.base import ChatClient, Completion
 from llm_gateway.clients.factory import LangChainClients
 from llm_gateway.errors import ProviderError, ProviderUnavailableError, RateLimitError
 from llm_gateway.models import LLMToolCall
@@ -24,6 +25,7 @@ FIXTURES: list[dict[str, Any]] = [
     {"match": {"userMessage": "look", "hasToolResult": True}, "response": {"content": "Clouds."}},
     {"match": {"userMessage": "long"}, "response": {"content": "and so on", "finishReason": "length"}},
 ]
+pytestmark = pytest.mark.usefixtures("transport")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -34,9 +36,9 @@ async def aimock() -> AsyncIterator[Aimock]:
 
 
 @pytest.fixture
-async def client(aimock: Aimock, kind: str) -> AsyncIterator[ChatClient]:
+async def client(aimock: Aimock, kind: str, transport: str) -> AsyncIterator[ChatClient]:
     clients = LangChainClients()
-    yield clients.connect(deployment(kind, base_url(aimock.url, kind)))
+    yield clients.connect(deployment(kind, base_url(aimock.url, kind), transport=transport))
     await clients.aclose()
 
 
@@ -82,3 +84,39 @@ async def test_chaos_is_never_an_answer(client: ChatClient, aimock: Aimock) -> N
             await client.generate(request(said("user", "The capital?")))
         assert isinstance(caught.value, ProviderUnavailableError | RateLimitError)
         assert caught.value.retryable
+
+
+def told(outcome: Completion | ProviderError) -> dict[str, Any]:
+    """All that a caller can see of an outcome, but ids, which aimock and LangChain draw anew."""
+    if isinstance(outcome, ProviderError):
+        return {name: value for name, value in vars(outcome).items() if name != "headers"} | {"kind": outcome.kind}
+    calls = [call.model_dump(exclude={"id"}) for call in outcome.tool_calls]
+    return asdict(replace(outcome, tool_calls=(), headers={})) | {"calls": calls}
+
+
+CASES: list[tuple[str, int | None]] = [
+    ("The capital?", None),
+    ("look", None),
+    ("long", None),
+    ("nothing that it knows", None),
+]
+CASES += [("The capital?", status) for status in (400, 401, 429, 500, 503)]
+
+
+@every_kind
+async def test_both_transports_tell_the_same(aimock: Aimock, kind: str) -> None:
+    outcomes: dict[str, list[dict[str, Any]]] = {}
+    for transport in ("lean", "sdk"):
+        clients = LangChainClients()
+        client = clients.connect(deployment(kind, base_url(aimock.url, kind), transport=transport))
+        outcomes[transport] = []
+        for text, status in CASES:
+            if status is not None:
+                await aimock.fail_next(status)
+            asked = request(said("user", text), tools=[TOOL] if text == "look" else None, request_id="r")
+            try:
+                outcomes[transport].append(told(await client.generate(asked)))
+            except ProviderError as error:
+                outcomes[transport].append(told(error))
+        await clients.aclose()
+    assert outcomes["lean"] == outcomes["sdk"]

@@ -71,4 +71,5 @@ async def test_a_package_of_the_openai_family_speaks_over_aiohttp(emulator: Emul
     azure = deployment("azure_openai", None, model="gpt-4o-mini", options={"azure_endpoint": emulator.url, **options})
     made: Any = clients.connect(azure)
     assert isinstance(made._model.http_async_client, httpx2.AsyncClient)
+    assert made._model.stream_usage is True
     await clients.aclose()

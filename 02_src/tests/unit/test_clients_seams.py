@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cached_property
+from typing import Any
 
 import anthropic
 import httpx2
@@ -12,6 +13,7 @@ import openai
 import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
 from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 
@@ -77,3 +79,43 @@ def test_langchain_caches_no_answer_of_ours(kind: str) -> None:
     made = LangChainClients().connect(deployment(kind, URL))
     model: BaseChatModel = made._model  # type: ignore[attr-defined]
     assert model.cache is False
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters"),
+    [
+        (ChatOpenAI, "_convert_chunk_to_generation_chunk", ["chunk", "default_chunk_class", "base_generation_info"]),
+        (ChatOpenAI, "_use_responses_api", ["payload"]),
+        (ChatAnthropic, "_make_message_chunk_from_anthropic_event", ["event", "stream_usage"]),
+    ],
+    ids=["OpenAI's chunks", "OpenAI's APIs", "Anthropic's events"],
+)
+def test_what_reads_the_events_of_a_stream_is_where_we_listen(owner: type, name: str, parameters: list[str]) -> None:
+    found = list(inspect.signature(getattr(owner, name)).parameters)
+    assert found[1 : 1 + len(parameters)] == parameters
+
+
+def test_langchain_still_drops_what_we_keep_of_openais_streams() -> None:
+    delta = {"role": "assistant", "refusal": "no", "reasoning_content": "hm"}
+    model = ChatOpenAI(model="gpt-4o-mini", api_key=lambda: "sk-x")
+    chunk = {"choices": [{"index": 0, "delta": delta}]}
+    made = model._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, None)
+    assert made is not None
+    assert made.message.additional_kwargs == {}
+
+
+def test_langchain_still_drops_the_usage_that_anthropics_streams_begin_with() -> None:
+    usage = anthropic.types.Usage(input_tokens=5, output_tokens=1)
+    fields: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "c", "content": []}
+    message = anthropic.types.Message(**fields, usage=usage)
+    event = anthropic.types.RawMessageStartEvent(type="message_start", message=message)
+    plain = ChatAnthropic(model_name="c", api_key="sk-x")  # type: ignore[call-arg]
+    made, _ = plain._make_message_chunk_from_anthropic_event(event, coerce_content_to_string=True)
+    assert made is not None
+    assert made.usage_metadata is None
+
+
+def test_chat_openai_has_a_timeout_of_its_own_for_chunks_which_we_turn_off() -> None:
+    assert ChatOpenAI.model_fields["stream_chunk_timeout"].default_factory is not None
+    made = LangChainClients().connect(deployment("openai", URL))
+    assert made._model.stream_chunk_timeout is None  # type: ignore[attr-defined]

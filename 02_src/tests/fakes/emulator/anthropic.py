@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from fakes.emulator.dialect import MODELS, Json, arguments, arguments_object, pieces, usage_of
+from fakes.emulator.dialect import MODELS, Json, Piece, arguments, arguments_object, pieces, usage_of
 from fakes.emulator.limits import Standing
 from fakes.emulator.script import Api, Call, Reply
 
@@ -57,29 +57,39 @@ class Anthropic:
         start = self._message(call, usage | {"output_tokens": 1}) | {"content": [], "stop_reason": None}
         frames = [_event("message_start", message=start)]
         blocks: list[tuple[Json, list[Json]]] = []
+        if reply.reasoning:
+            thoughts: list[Json] = [{"type": "thinking_delta", "thinking": piece} for piece in pieces(reply.reasoning)]
+            signature = {"type": "signature_delta", "signature": "c2lnbmF0dXJl"}
+            blocks.append(({"type": "thinking", "thinking": "", "signature": ""}, [*thoughts, signature]))
         if reply.text:
             deltas = [{"type": "text_delta", "text": piece} for piece in pieces(reply.text)]
             blocks.append(({"type": "text", "text": ""}, deltas))
         for index, tool in enumerate(reply.tool_calls):
             identifier = tool.get("id", self._tool_id(call, index))
             head = {"type": "tool_use", "id": identifier, "name": tool["name"], "input": {}}
-            blocks.append((head, [{"type": "input_json_delta", "partial_json": arguments(tool)}]))
+            inputs = ["", *pieces(arguments(tool))]  # the real API begins with nothing
+            blocks.append((head, [{"type": "input_json_delta", "partial_json": piece} for piece in inputs]))
         for index, (head, deltas) in enumerate(blocks):
             frames.append(_event("content_block_start", index=index, content_block=head))
             if index == 0:
                 frames.append(_event("ping"))
-            frames += [_event("content_block_delta", index=index, delta=delta) for delta in deltas]
+            frames += [_delta(index, delta) for delta in deltas]
             frames.append(_event("content_block_stop", index=index))
         if reply.fault == "no_finish":
             return frames
         end = {"stop_reason": self._stop(reply), "stop_sequence": None}
         # The real API repeats the counts here, but neither the split of the cache writes nor the tier.
         counts = {name: count for name, count in usage.items() if name.endswith(("_tokens", "_details"))}
-        return [*frames, _event("message_delta", delta=end, usage=counts), _event("message_stop")]
+        frames.append(_event("message_delta", delta=end, usage=counts))
+        return frames if reply.fault == "no_last_event" else [*frames, _event("message_stop")]
 
     def error_frame(self, call: Call, reply: Reply) -> bytes:
         """Return an `error` event, `overloaded_error` if the reply names none."""
         return _event("error", **(reply.error or self.error(call, 529)))
+
+    def odd_frame(self) -> bytes:
+        """Return a delta of nothing."""
+        return _event("content_block_delta", index=0)
 
     def error(self, call: Call, status: int, message: str | None = None) -> Json:
         """Return `{"type": "error", "error": {type, message}, "request_id": …}`."""
@@ -154,6 +164,12 @@ class Anthropic:
 
     def _request_id(self, call: Call) -> str:
         return f"req_{call.number:024x}"
+
+
+def _delta(index: int, delta: Json) -> bytes:
+    frame = _event("content_block_delta", index=index, delta=delta)
+    carries = delta.get("text") or delta.get("thinking") or delta.get("partial_json")
+    return Piece(frame) if carries else frame
 
 
 def _event(kind: str, **fields: Any) -> bytes:

@@ -16,6 +16,12 @@ MODELS = ("gpt-4o-mini", "claude-haiku-4-5", "claude-sonnet-4-5", "llama3.2")
 CHARACTERS_PER_TOKEN = 4
 
 
+class Piece(bytes):
+    """A frame of a stream that carries text, reasoning or arguments; other frames are what the API needs around it."""
+
+    __slots__ = ()
+
+
 class Dialect(Protocol):
     """The words of one API. Stateless: the same call and reply give the same bytes."""
 
@@ -31,6 +37,9 @@ class Dialect(Protocol):
 
     def error_frame(self, call: Call, reply: Reply) -> bytes:
         """Return the event that ends a stream in an error."""
+
+    def odd_frame(self) -> bytes:
+        """Return an event that is JSON, and is none of this API."""
 
     def error(self, call: Call, status: int, message: str | None = None) -> Json:
         """Return the body that the provider sends with that status, with its own message if none is given."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from fakes.emulator.dialect import MODELS, Json, arguments_object, pieces, usage_of
+from fakes.emulator.dialect import MODELS, Json, Piece, arguments_object, pieces, usage_of
 from fakes.emulator.limits import Standing
 from fakes.emulator.script import Api, Call, Reply
 
@@ -33,16 +33,22 @@ class Ollama:
 
     def frames(self, call: Call, reply: Reply) -> list[bytes]:
         """Return one line a piece and the `done` line; `no_finish` ends without it."""
-        lines = [self._line(call, piece) | {"done": False} for piece in pieces(reply.text)]
+        lines = [self._line(call, "", thinking=piece) | {"done": False} for piece in pieces(reply.reasoning)]
+        lines += [self._line(call, piece) | {"done": False} for piece in pieces(reply.text)]
         if reply.tool_calls:
             lines.append(self._line(call, "", reply) | {"done": False})
-        if reply.fault != "no_finish":
-            lines.append(self._line(call, "") | self._end(call, reply))
-        return [orjson.dumps(line) + b"\n" for line in lines]
+        frames: list[bytes] = [Piece(_frame(line)) for line in lines]
+        if reply.fault == "no_finish":
+            return frames
+        return [*frames, _frame(self._line(call, "") | self._end(call, reply))]
 
     def error_frame(self, call: Call, reply: Reply) -> bytes:
         """Return a line that carries nothing but an error."""
-        return orjson.dumps(reply.error or self.error(call, 500)) + b"\n"
+        return _frame(reply.error or self.error(call, 500))
+
+    def odd_frame(self) -> bytes:
+        """Return a line whose message is none."""
+        return _frame({"model": "m", "message": 5, "done": False})
 
     def error(self, call: Call, status: int, message: str | None = None) -> Json:
         """Return `{"error": "…"}`, all that Ollama says."""
@@ -71,8 +77,10 @@ class Ollama:
         ]
         return {"models": rows}
 
-    def _line(self, call: Call, text: str, reply: Reply | None = None) -> Json:
+    def _line(self, call: Call, text: str, reply: Reply | None = None, *, thinking: str = "") -> Json:
         message: Json = {"role": "assistant", "content": text}
+        if thinking:
+            message["thinking"] = thinking
         if reply and reply.tool_calls:
             message["tool_calls"] = [
                 {
@@ -97,3 +105,7 @@ class Ollama:
             "eval_count": usage["output"],
             "eval_duration": 1_000_000,
         }
+
+
+def _frame(line: Mapping[str, object]) -> bytes:
+    return orjson.dumps(line) + b"\n"

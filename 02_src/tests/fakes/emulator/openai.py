@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from fakes.emulator.dialect import MODELS, Json, arguments, pieces, usage_of
+from fakes.emulator.dialect import MODELS, Json, Piece, arguments, pieces, usage_of
 from fakes.emulator.limits import Standing
 from fakes.emulator.script import Api, Call, Reply
 
@@ -56,25 +56,33 @@ class OpenAI:
     def frames(self, call: Call, reply: Reply) -> list[bytes]:
         """Return `chat.completion.chunk` events, a usage chunk where it was asked for, and `[DONE]`."""
         deltas: list[Json] = [{"role": "assistant", "content": "", "refusal": None}]
+        # Not OpenAI's own API tells this, but those of many servers that speak it.
+        deltas += [{"reasoning_content": piece} for piece in pieces(reply.reasoning)]
         deltas += [{"content": piece} for piece in pieces(reply.text)]
         for index, tool in enumerate(self._tool_calls(call, reply)):
             function = tool["function"]
             start = tool | {"index": index, "function": {"name": function["name"], "arguments": ""}}
-            rest = {"index": index, "function": {"arguments": function["arguments"]}}
-            deltas += [{"tool_calls": [start]}, {"tool_calls": [rest]}]
+            deltas.append({"tool_calls": [start]})
+            for piece in pieces(function["arguments"]):
+                deltas.append({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         chunks = [self._chunk(call, delta) for delta in deltas]
         if reply.fault == "no_finish":
-            return [_event(chunk) for chunk in chunks]
+            return [*map(_event, chunks)]
         chunks.append(self._chunk(call, {}, self._finish(reply)))
         if (call.body.get("stream_options") or {}).get("include_usage"):
             last = {"choices": [], "usage": self._usage(call, reply)}
             chunks = [chunk | {"usage": None} for chunk in chunks]
             chunks.append(self._envelope(call, "chat.completion.chunk") | last)
-        return [*map(_event, chunks), b"data: [DONE]\n\n"]
+        frames = [*map(_event, chunks)]
+        return frames if reply.fault == "no_last_event" else [*frames, b"data: [DONE]\n\n"]
 
     def error_frame(self, call: Call, reply: Reply) -> bytes:
         """Return a `data:` event that carries an error object."""
         return _event(reply.error or self.error(call, 500))
+
+    def odd_frame(self) -> bytes:
+        """Return a list, where a chunk is an object."""
+        return b"data: [5]\n\n"
 
     def error(self, call: Call, status: int, message: str | None = None) -> Json:
         """Return `{"error": …}` with message, type, param and code."""
@@ -175,4 +183,8 @@ def duration(seconds: float) -> str:
 
 
 def _event(data: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
+    frame = b"data: " + orjson.dumps(data) + b"\n\n"
+    delta = data["choices"][0].get("delta", {}) if data.get("choices") else {}
+    calls = delta.get("tool_calls") or [{"function": {}}]
+    carries = delta.get("content") or delta.get("reasoning_content") or calls[0]["function"].get("arguments")
+    return Piece(frame) if carries else frame

@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 Api = Literal["openai", "anthropic", "ollama"]
 Fault = Literal[
-    "reset",  # the TCP connection is reset before any byte of the answer
+    "reset",  # the TCP connection is reset before any byte of the answer, or `after` some pieces
     "cut_body",  # the headers and half the body, then the connection is closed
     "stall",  # the headers and half the body, then nothing until the client leaves
     "html",  # 200 with an HTML page
@@ -16,7 +16,10 @@ Fault = Literal[
     "empty_object",  # 200 with {}
     "no_finish",  # the whole text, but no finish reason: a stream that just ends
     "error_event",  # a stream that turns into an error after its first text; for a unary call, 200 with an error body
+    "odd_event",  # a stream with an event in its middle that is JSON, but none of this API
+    "no_last_event",  # a stream with its finish reason and all, but for the event that ends it
 ]
+STREAM_FAULTS = {"reset", "cut_body", "stall", "bad_json", "no_finish", "error_event", "odd_event"}
 
 
 class Usage(TypedDict, total=False):
@@ -44,6 +47,8 @@ class Reply:
 
     `finish_reason` is the API's own word ("length", "max_tokens", …). `error` is the whole body of an error; left out,
     it is what the real provider sends with that status. `headers` come on top of the provider's and replace them.
+    A stream tells `reasoning` first. With `after` its fault comes when so many pieces of text, reasoning and arguments
+    are out; a "no_finish" ends it there.
     """
 
     text: str = "ok"
@@ -55,8 +60,13 @@ class Reply:
     error: Mapping[str, Any] | None = None
     latency: float = 0.0  # seconds before the first byte
     fault: Fault | None = None
+    after: int | None = None
+    reasoning: str = ""
+    pace: float = 0.0  # seconds before each further frame of a stream
 
     def __post_init__(self) -> None:
+        if self.after is not None and self.fault not in STREAM_FAULTS:
+            raise ValueError(f"after={self.after} needs a fault that comes in the middle, not {self.fault!r}")
         if self.error is not None and self.status < 400 and self.fault != "error_event":
             raise ValueError(f"error= needs an error status or fault='error_event', not status={self.status}")
         if self.status >= 400 and self.fault not in {None, "reset", "cut_body", "stall"}:
@@ -74,6 +84,7 @@ class Call:
     body: Any  # the parsed JSON; None where there is none
     at: float  # seconds, on the emulator's clock
     status: int = 0  # of the answer; 0 while there is none, and after a reset
+    pieces: int = 0  # of text, reasoning and arguments, as far as a stream has sent them
     finished: bool = False  # the answer went out whole to a client that was still there
     disconnected: bool = False  # the client left before the answer was whole
     ended: bool = False  # nothing more happens to this call

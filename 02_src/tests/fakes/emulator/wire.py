@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import orjson
 from aiohttp import web
 
-from fakes.emulator.dialect import Dialect
+from fakes.emulator.dialect import Dialect, Piece
 from fakes.emulator.script import Call, Reply
 
 JSON_TYPE = "application/json"
@@ -21,7 +21,7 @@ async def send(
     request: web.BaseRequest, dialect: Dialect, call: Call, reply: Reply, headers: Mapping[str, str]
 ) -> web.StreamResponse:
     """Answer `request` with `reply`; `call` learns the status and whether the answer went out whole."""
-    if reply.fault == "reset":
+    if reply.fault == "reset" and reply.after is None:
         return _reset(request)
     call.status = reply.status
     content_type, parts = _body(dialect, call, reply)
@@ -30,12 +30,17 @@ async def send(
     )
     if len(parts) == 1:
         response.content_length = len(parts[0])
-    broken = reply.fault in {"cut_body", "stall"}
     await response.prepare(request)
-    for part in _half(parts) if broken else parts:
+    broken = reply.fault in {"cut_body", "stall", "reset"}
+    for number, part in enumerate(_broken_off(parts, reply) if broken else parts):
+        if number and reply.pace:
+            await asyncio.sleep(reply.pace)
         await response.write(part)
+        call.pieces += isinstance(part, Piece)
     if reply.fault == "stall":
         await asyncio.Event().wait()  # the client's leaving cancels this
+    if reply.fault == "reset":
+        return _reset(request)
     if broken:
         _close(request)
         return response
@@ -62,17 +67,35 @@ def _body(dialect: Dialect, call: Call, reply: Reply) -> tuple[str, Sequence[byt
 
 def _stream(dialect: Dialect, call: Call, reply: Reply) -> Sequence[bytes]:
     frames = dialect.frames(call, reply)
-    if reply.fault == "bad_json":
-        end = frames[0][len(frames[0].rstrip()) :]  # the event is framed well, its JSON is not
-        return [frames[0][: len(frames[0]) // 2] + end, *frames[1:]]
-    if reply.fault == "error_event":
-        return [*frames[: (len(frames) + 1) // 2], dialect.error_frame(call, reply)]
-    return frames
+    match reply.fault:
+        case "bad_json":
+            place = 0 if reply.after is None else _place(frames, reply)
+            end = frames[place][len(frames[place].rstrip()) :]  # the event is framed well, its JSON is not
+            return [*frames[:place], frames[place][: len(frames[place]) // 2] + end, *frames[place + 1 :]]
+        case "error_event":
+            return [*frames[: _place(frames, reply)], dialect.error_frame(call, reply)]
+        case "odd_event":
+            place = _place(frames, reply)
+            return [*frames[:place], dialect.odd_frame(), *frames[place:]]
+        case "no_finish" if reply.after is not None:
+            return frames[: _place(frames, reply)]
+        case _:
+            return frames
 
 
-def _half(parts: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the first half of the parts and half of the next, so that a cut stream has carried some text."""
-    whole = (len(parts) + 1) // 2 if len(parts) > 1 else 0
+def _place(frames: Sequence[bytes], reply: Reply) -> int:
+    """Return how many frames go out before the fault: half of them, or those that bring `after` pieces."""
+    if reply.after is None:
+        return (len(frames) + 1) // 2 if len(frames) > 1 else 0
+    pieces = [number for number, frame in enumerate(frames) if isinstance(frame, Piece)]
+    if reply.after > len(pieces):
+        raise ValueError(f"after={reply.after} is more than the {len(pieces)} pieces of this answer")
+    return pieces[reply.after - 1] + 1 if reply.after else pieces[0]
+
+
+def _broken_off(parts: Sequence[bytes], reply: Reply) -> Sequence[bytes]:
+    """Return the parts before the fault and half of the next, so that a cut stream has carried some text."""
+    whole = _place(parts, reply)
     return [*parts[:whole], parts[whole][: len(parts[whole]) // 2]]
 
 

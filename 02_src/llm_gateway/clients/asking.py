@@ -1,0 +1,48 @@
+"""One call of a chat model: LangChain's `ainvoke`, or what is left of it where nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManager
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig
+
+# No callbacks but those that the process turns on for all: the task that runs a batch must not report the calls of
+# many callers to the handlers of the one who came first.
+QUIET: RunnableConfig = {"callbacks": []}
+
+
+async def invoked(model: BaseChatModel, messages: list[BaseMessage], arguments: dict[str, Any]) -> AIMessage:
+    """Return what `model.ainvoke` returns."""
+    return await model.ainvoke(messages, QUIET, **arguments)
+
+
+async def generated(model: BaseChatModel, messages: list[BaseMessage], arguments: dict[str, Any]) -> AIMessage:
+    """Return what `model.ainvoke` returns, for a third of its cost, if no handler and no tracer is there to be told.
+
+    `ainvoke` collects what they might want to know, inspects signatures and makes two tasks, for nobody then.
+    """
+    if not _is_bare(model) or AsyncCallbackManager.configure([], model.callbacks, model.verbose).handlers:
+        return await invoked(model, messages, arguments)
+    try:
+        result = await model._agenerate(messages, **arguments)  # noqa: SLF001 - what chat models are made by overriding
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            # Nobody asked for it: something below gave up, and that is a failure like others.
+            raise ConnectionAbortedError("the call was cancelled from below") from None
+        raise
+    generation = result.generations[0]
+    message: AIMessage = generation.message  # type: ignore[assignment]  # what a chat model answers with
+    told = {**(result.llm_output or {}), **(generation.generation_info or {})}
+    message.response_metadata = told | message.response_metadata
+    return message
+
+
+def _is_bare(model: BaseChatModel) -> bool:
+    """Tell whether `ainvoke` would come down to `_agenerate`: no cache, no limiter, no stream behind the answer."""
+    streams = getattr(model, "streaming", False)
+    return model.cache is False and model.rate_limiter is None and not streams and model.output_version != "v1"

@@ -1,0 +1,130 @@
+"""A model is asked as directly as its listeners allow, and the answer is the same either way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.globals import set_debug
+from langchain_core.language_models import SimpleChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.rate_limiters import InMemoryRateLimiter
+
+from llm_gateway.clients.asking import generated, invoked
+
+
+async def nothing() -> None: ...
+
+
+class Model(SimpleChatModel):
+    """A chat model that notes how it is called, and does one thing before it answers."""
+
+    before: Callable[[], Any] = nothing
+    invoked: int = 0
+
+    @property
+    def _llm_type(self) -> str:
+        return "noting"
+
+    def _call(self, *_: Any, **__: Any) -> str:
+        raise NotImplementedError
+
+    async def ainvoke(self, *given: Any, **more: Any) -> AIMessage:
+        self.invoked += 1
+        return await super().ainvoke(*given, **more)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: Any = None,
+        run_manager: Any = None,  # noqa: ARG002 - the seam's signature
+        **_: Any,
+    ) -> ChatResult:
+        await self.before()
+        message = AIMessage(f"{messages[0].text} {stop}", response_metadata={"kept": 1, "finish_reason": "own"})
+        generation = ChatGeneration(message=message, generation_info={"finish_reason": "stop", "told": 2})
+        return ChatResult(generations=[generation], llm_output={"finish_reason": "last", "model_name": "m"})
+
+
+def model(**fields: Any) -> Model:
+    return Model(cache=False, **fields)
+
+
+ASKED: tuple[list[BaseMessage], dict[str, Any]] = ([HumanMessage("hi")], {"stop": ["END"]})
+
+
+async def test_asked_directly_a_model_answers_what_it_answers_to_ainvoke() -> None:
+    made = model()
+    direct, whole = await generated(made, *ASKED), await invoked(made, *ASKED)
+    assert made.invoked == 1
+    assert (direct.content, direct.response_metadata) == (whole.content, whole.response_metadata)
+    assert direct.response_metadata == {"finish_reason": "own", "told": 2, "model_name": "m", "kept": 1}
+
+
+class Listening(AsyncCallbackHandler):
+    def __init__(self) -> None:
+        self.heard = 0
+
+    async def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        self.heard += 1
+
+
+async def test_a_handler_of_the_model_hears_of_the_call() -> None:
+    ears = Listening()
+    made = model(callbacks=[ears])
+    await generated(made, *ASKED)
+    assert (made.invoked, ears.heard) == (1, 1)
+
+
+async def test_what_listens_to_the_whole_process_hears_of_the_call() -> None:
+    made = model()
+    set_debug(True)
+    try:
+        await generated(made, *ASKED)
+    finally:
+        set_debug(False)
+    assert made.invoked == 1
+
+
+class Immediate(InMemoryRateLimiter):
+    """Lets everything through; the one it comes from polls the real clock."""
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        return blocking
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"cache": None}, {"rate_limiter": Immediate(requests_per_second=1)}, {"output_version": "v1"}],
+    ids=["cache", "limiter", "blocks"],
+)
+async def test_what_only_ainvoke_heeds_is_heeded(fields: dict[str, Any]) -> None:
+    made = Model(**{"cache": False, **fields})
+    await generated(made, *ASKED)
+    assert made.invoked == 1
+
+
+async def test_a_cancellation_from_below_is_a_failure() -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ConnectionAbortedError):
+        await generated(model(before=cancelled), *ASKED)
+
+
+async def test_a_cancellation_by_the_caller_is_one() -> None:
+    began = asyncio.Event()
+
+    async def wait() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(generated(model(before=wait), *ASKED))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
