@@ -10,8 +10,9 @@ from importlib import resources
 import orjson
 
 from llm_gateway.errors import MissingDependencyError
+from llm_gateway.report.drawing import Plot
 from llm_gateway.report.figures import JournalData
-from llm_gateway.report.plots import Plot, plots
+from llm_gateway.report.plots import plots
 from llm_gateway.report.words import cost_of, duration, period, remarks, short, shown
 
 PLACE = re.compile("@([A-Z]+)@")
@@ -20,17 +21,49 @@ MODEL_COLUMNS = ("model", "requests", "ok", "failed", "errors", "retries", "toke
 
 def render_html(data: JournalData) -> str:
     """Return the page. Raises MissingDependencyError without plotly, which is in the extra `report`."""
-    drawn = plots(data)
-    sections = [_section(number, title, what) for number, (title, what, _) in enumerate(drawn)]
+    return page(
+        "LLM gateway report",
+        period(data),
+        notes=remarks(data),
+        cards=_cards(data),
+        drawn=plots(data),
+        end=_models(data),
+    )
+
+
+def page(
+    title: str,
+    what: str,
+    *,
+    notes: Iterable[str],
+    cards: Iterable[tuple[str, str]],
+    drawn: Sequence[tuple[str, str, Plot]],
+    end: str,
+) -> str:
+    """Return a page: `what` under its title, cards of (name, value), `drawn` plots of (title, what it shows, figure).
+
+    `end` is HTML that follows the plots. Raises MissingDependencyError without plotly.
+    """
+    sections = [_section(number, name, words) for number, (name, words, _) in enumerate(drawn)]
     return _filled(
         {
-            "PERIOD": html.escape(period(data)),
-            "REMARKS": "\n".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in remarks(data)),
-            "CARDS": "\n".join(_card(name, value) for name, value in _cards(data)),
-            "SECTIONS": "\n".join([*sections, _models(data)]),
+            "TITLE": html.escape(title),
+            "PERIOD": html.escape(what),
+            "REMARKS": "\n".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in notes),
+            "CARDS": "\n".join(_card(name, value) for name, value in cards),
+            "SECTIONS": "\n".join([*sections, end]),
             "PLOTLY": _plotly(),
             "PLOTS": _inside_script([plot for _, _, plot in drawn]),
         }
+    )
+
+
+def table_section(title: str, what: str, rows: Iterable[Iterable[str]]) -> str:
+    """Return a table as HTML; the first row is its head."""
+    lines = "\n".join(_row("td" if number else "th", cells) for number, cells in enumerate(rows))
+    return (
+        f'<section class="wide"><h2>{html.escape(title)}</h2><p>{html.escape(what)}</p>'
+        f'<div class="scroll"><table>{lines}</table></div></section>'
     )
 
 
@@ -82,16 +115,12 @@ def _section(number: int, title: str, what: str) -> str:
 
 
 def _models(data: JournalData) -> str:
-    rows = [_row("th", MODEL_COLUMNS)]
+    rows: list[Iterable[str]] = [MODEL_COLUMNS]
     for name, figures in sorted(data.models.items(), key=lambda each: (-each[1].requests, each[0])):
         counts = (figures.requests, figures.ok, figures.failed, figures.errors, figures.retries, figures.tokens)
         times = (duration(figures.latency.quantile(share)) for share in (0.5, 0.95, 0.99))
-        rows.append(_row("td", (shown(name), *(f"{count:,}" for count in counts), cost_of(figures), *times)))
-    table = "\n".join(rows)
-    return (
-        '<section class="wide"><h2>Models</h2><p>Latency is that of answers: in the queue and in the provider.</p>'
-        f'<div class="scroll"><table>{table}</table></div></section>'
-    )
+        rows.append((shown(name), *(f"{count:,}" for count in counts), cost_of(figures), *times))
+    return table_section("Models", "Latency is that of answers: in the queue and in the provider.", rows)
 
 
 def _row(tag: str, cells: Iterable[str]) -> str:

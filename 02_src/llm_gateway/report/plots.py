@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import html
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
+from llm_gateway.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SERIES,
+    SHORTEST_WAIT,
+    Plot,
+    axis_title,
+    bars_across,
+    count_axis,
+    every,
+    highest,
+    label,
+    name_axis,
+    plot,
+    waits_by_priority,
+)
 from llm_gateway.report.figures import Figures, JournalData
-from llm_gateway.report.words import cost_of, dollars, duration, shown
-from llm_gateway.stats import Durations
+from llm_gateway.report.words import cost_of, dollars, duration
 
-Plot = dict[str, Any]
-
-# Readable on white and on near black alike, and told apart by people who see red and green as one.
-BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#3b7dd8", "#c8741a", "#1f9e77", "#d6455d", "#8a63d2", "#808a98"
-SERIES = (ORANGE, PURPLE, RED, BLUE)  # then grey; green is the retries'
 OUTCOMES = (("ok", GREEN), ("failed", RED), ("cancelled", GREY))
 REASONS = {"idle": BLUE, "slots": GREEN, "size": ORANGE, "wait": PURPLE, "drain": GREY}
-PRIORITIES = {"high": RED, "normal": BLUE, "low": GREY}
-SHORTEST_WAIT = 0.001  # seconds; a logarithmic axis has no zero
-MARKS = (("p50", 0.5, "circle"), ("p95", 0.95, "diamond"), ("p99", 0.99, "square"), ("max", 1.0, "line-ns-open"))
 SAME = "\u200b"  # has no width
 NARROWEST_VIEW = 60.0  # seconds
-FEW = 8  # up to here an axis counts one by one, and shows no half requests
-UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def plots(data: JournalData) -> list[tuple[str, str, Plot]]:
@@ -39,7 +44,7 @@ def plots(data: JournalData) -> list[tuple[str, str, Plot]]:
         found.append(("Batch sizes", "How full batches were, and why they closed.", _batch_sizes(data)))
     if data.total.requests:
         what = f"Time in the queue and between attempts; what is below {duration(SHORTEST_WAIT)} is drawn there."
-        found.append(("Waits by priority", what, _waits(data)))
+        found.append(("Waits by priority", what, waits_by_priority(data.waits)))
     if data.errors or data.total.retries:
         found.append(("Errors and retries over time", "Failed attempts by kind, and repetitions.", _errors(data)))
     if data.errors or data.failures:
@@ -47,17 +52,6 @@ def plots(data: JournalData) -> list[tuple[str, str, Plot]]:
     if data.total.ok:
         found.append(("Cost by model", "US dollars, of answers whose price is known.", _costs(data)))
     return found
-
-
-def label(name: str, longest: int = 24) -> str:
-    """Return a name as plotly shows it literally: plotly reads a little HTML in all that it writes."""
-    return html.escape(shown(name, longest), quote=False)
-
-
-def every(width: int) -> str:
-    """Write the width of a time slice: "second", "15 seconds", "4 hours"."""
-    unit, name = next((unit, name) for unit, name in UNITS if width % unit == 0)
-    return name if width == unit else f"{width // unit} {name}s"
 
 
 def _requests(data: JournalData) -> Plot:
@@ -98,7 +92,7 @@ def _over_time(data: JournalData, rows: list[Plot], what: str) -> Plot:
     room = max(0.0, NARROWEST_VIEW - (last - first)) / 2  # one request alone must not look like a wall
     ends = (datetime.fromtimestamp(when, UTC) for when in (first - room, last + room))
     x = {
-        "title": _title("time (UTC)"),
+        "title": axis_title("time (UTC)"),
         "type": "date",
         "range": [f"{end:%Y-%m-%d %H:%M:%S}" for end in ends],
         "hoverformat": "%Y-%m-%d %H:%M:%S",
@@ -106,7 +100,9 @@ def _over_time(data: JournalData, rows: list[Plot], what: str) -> Plot:
     for row in rows:
         if row["type"] == "bar":
             row["width"] = width * 1000
-    return _plot(rows, x, _counts(f"{what} per {every(width)}", _highest(rows)), barmode="stack", hovermode="x unified")
+    return plot(
+        rows, x, count_axis(f"{what} per {every(width)}", highest(rows)), barmode="stack", hovermode="x unified"
+    )
 
 
 def _batch_sizes(data: JournalData) -> Plot:
@@ -121,59 +117,22 @@ def _batch_sizes(data: JournalData) -> Plot:
             {"type": "bar", "name": label(why), "x": sizes, "y": counts, "width": 0.9, "marker": {"color": colour}}
         )
     largest = max(size for _, size in data.batches)
-    x = {"title": _title("requests in a batch"), "type": "linear", "range": [0.4, max(largest, 8) + 0.6]}
+    x = {"title": axis_title("requests in a batch"), "type": "linear", "range": [0.4, max(largest, 8) + 0.6]}
     x["tickformat"] = "d"
-    return _plot(rows, x, _counts("batches", _highest(rows)), barmode="stack", hovermode="x unified")
-
-
-def _waits(data: JournalData) -> Plot:
-    names = [priority for priority in PRIORITIES if data.waits[priority].count]
-    rows: list[Plot] = [_range(priority, data.waits[priority]) for priority in names]
-    for mark, share, symbol in MARKS:
-        waits = [data.waits[name].quantile(share) or 0.0 for name in names]
-        text = [f"{name}: {mark} {duration(wait)}" for name, wait in zip(names, waits, strict=True)]
-        colours = [PRIORITIES[name] for name in names]
-        look = {"symbol": symbol, "size": 11, "color": colours, "line": {"width": 2, "color": colours}}
-        row = {"type": "scatter", "mode": "markers", "name": mark, "x": _on_axis(waits), "y": names, "marker": look}
-        rows.append({**row, "hovertext": text, "hoverinfo": "text"})
-    longest = max(data.waits[name].largest for name in names)
-    decades = [exponent for exponent in range(-3, 7) if 10.0 ** (exponent - 1) < max(longest, 0.1)]
-    ticks = [10.0**exponent for exponent in decades]
-    x = {
-        "title": _title("wait, logarithmic"),
-        "type": "log",
-        "range": [decades[0] - 0.15, decades[-1] + 0.15],
-        "tickvals": ticks,
-        "ticktext": [duration(tick) for tick in ticks],
-        "automargin": True,
-    }
-    y: Plot = {"title": _title("priority"), "type": "category", "categoryarray": names[::-1]}
-    y.update(range=[-0.5, len(names) - 0.5], automargin=True)
-    return _plot(rows, x, y, hovermode="closest")
-
-
-def _range(priority: str, waits: Durations) -> Plot:
-    ends = _on_axis([waits.quantile(0.5) or 0.0, waits.largest])
-    line = {"color": PRIORITIES[priority], "width": 3}
-    row = {"type": "scatter", "mode": "lines", "x": ends, "y": [priority] * 2, "line": line}
-    return {**row, "showlegend": False, "hoverinfo": "skip"}
-
-
-def _on_axis(waits: Iterable[float]) -> list[float]:
-    return [max(wait, SHORTEST_WAIT) for wait in waits]
+    return plot(rows, x, count_axis("batches", highest(rows)), barmode="stack", hovermode="x unified")
 
 
 def _kinds(data: JournalData) -> Plot:
     kinds = sorted({*data.errors, *data.failures}, key=lambda kind: data.errors[kind])
     y = [label(kind) for kind in kinds]
     rows = [
-        _bar_across("failed attempts", [data.errors[kind] for kind in kinds], y, ORANGE),
-        _bar_across("failed requests", [data.failures[kind] for kind in kinds], y, RED),
+        bars_across("failed attempts", [data.errors[kind] for kind in kinds], y, ORANGE),
+        bars_across("failed requests", [data.failures[kind] for kind in kinds], y, RED),
     ]
-    return _plot(
+    return plot(
         rows,
-        _counts("number", max([*data.errors.values(), *data.failures.values()])),
-        _names("kind of error"),
+        count_axis("number", max([*data.errors.values(), *data.failures.values()])),
+        name_axis("kind of error"),
         barmode="group",
         hovermode="closest",
     )
@@ -185,7 +144,7 @@ def _costs(data: JournalData) -> Plot:
     )
     # Two long names may be cut to the same text, and a category that stands twice would be one bar.
     y = [f"{label(name)}{SAME * number}" for number, (name, _) in enumerate(models)]
-    bar = _bar_across("cost", [figures.cost for _, figures in models], y, BLUE)
+    bar = bars_across("cost", [figures.cost for _, figures in models], y, BLUE)
     bar["width"] = min(0.8, 0.25 * len(models))
     bar["text"] = [cost_of(figures) for _, figures in models]
     bar["textposition"] = "outside"
@@ -193,42 +152,11 @@ def _costs(data: JournalData) -> Plot:
     bar["hovertext"] = [_cost_in_words(name, figures) for name, figures in models]
     bar["hoverinfo"] = "text"
     dearest = max((figures.cost for _, figures in models), default=0.0)
-    x = {"title": _title("cost (US dollars)"), "type": "linear", "range": [0, dearest * 1.3 or 1.0]}
+    x = {"title": axis_title("cost (US dollars)"), "type": "linear", "range": [0, dearest * 1.3 or 1.0]}
     x.update(tickprefix="$", tickformat=".3~r")
-    return _plot([bar], x, _names("model"), hovermode="closest", showlegend=False)
+    return plot([bar], x, name_axis("model"), hovermode="closest", showlegend=False)
 
 
 def _cost_in_words(name: str, figures: Figures) -> str:
     missing = f", {figures.unpriced:,} answers of unknown price" if figures.unpriced else ""
     return f"{label(name, 60)}: {dollars(figures.cost_usd)}{missing}"
-
-
-def _bar_across(name: str, x: list[float] | list[int], y: list[str], colour: str) -> Plot:
-    return {"type": "bar", "orientation": "h", "name": name, "x": x, "y": y, "marker": {"color": colour}}
-
-
-def _counts(title: str, highest: int) -> Plot:
-    axis = {"title": _title(title), "type": "linear", "rangemode": "tozero", "automargin": True}
-    return {**axis, "dtick": 1, "tickformat": "d"} if highest <= FEW else {**axis, "tickformat": "~s"}
-
-
-def _highest(rows: Iterable[Plot]) -> int:
-    """Return the height of the highest stack of bars."""
-    heights: Counter[Any] = Counter()
-    for row in rows:
-        if row["type"] == "bar":
-            heights.update(dict(zip(row["x"], row["y"], strict=True)))
-    return max(heights.values(), default=0)
-
-
-def _names(title: str) -> Plot:
-    # Without the type a model called "2024-05" would make this an axis of dates.
-    return {"title": _title(title), "type": "category", "automargin": True}
-
-
-def _title(text: str) -> Plot:
-    return {"text": text, "standoff": 14}  # pixels; without it long names run into the title
-
-
-def _plot(rows: list[Plot], x: Mapping[str, Any], y: Mapping[str, Any], **layout: Any) -> Plot:
-    return {"data": rows, "layout": {"xaxis": dict(x), "yaxis": dict(y), "bargap": 0.15, "showlegend": True, **layout}}

@@ -34,27 +34,34 @@ def _summary(data: JournalData) -> RenderableType:
     total = data.total
     files = f"{data.files:,} file{'s' * (data.files != 1)}, {data.lines:,} lines"
     ended = f"{total.requests:,} ({total.ok:,} ok, {total.failed:,} failed, {total.cancelled:,} cancelled)"
+    return summary_of(
+        (
+            ("Period", period(data)),
+            ("Journal", files),
+            ("Requests", ended),
+            ("Attempts", f"{total.attempts:,} ({total.errors:,} failed, {total.retries:,} retries)"),
+            ("Tokens", f"{total.tokens:,} ({total.input_tokens:,} in, {total.output_tokens:,} out)"),
+            ("Cost", cost_of(total)),
+            ("Latency", ", ".join(f"p{share * 100:.0f} {time}" for share, time in _quantiles(total.latency))),
+        )
+    )
+
+
+def summary_of(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return (name, value) rows, as a report begins."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
-    for name, value in (
-        ("Period", period(data)),
-        ("Journal", files),
-        ("Requests", ended),
-        ("Attempts", f"{total.attempts:,} ({total.errors:,} failed, {total.retries:,} retries)"),
-        ("Tokens", f"{total.tokens:,} ({total.input_tokens:,} in, {total.output_tokens:,} out)"),
-        ("Cost", cost_of(total)),
-        ("Latency", ", ".join(f"p{share * 100:.0f} {time}" for share, time in _quantiles(total.latency))),
-    ):
+    for name, value in rows:
         grid.add_row(Text(name), Text(value))
     return grid
 
 
 def _models(data: JournalData) -> Table:
-    table = _table("By model (latency of answers: queue and provider)")
+    table = table_of("By model (latency of answers: queue and provider)")
     table.padding = (0, 0, 0, 0)  # ten columns in 80 characters
     table.add_column("model", overflow="ellipsis", max_width=NAME_WIDTH)  # the only one that may give way
-    _numbers(table, ("reqs", "ok", "errors", "retries", "tokens", "cost", "p50", "p95", "p99"))
+    number_columns(table, ("reqs", "ok", "errors", "retries", "tokens", "cost", "p50", "p95", "p99"))
     for name, figures in sorted(data.models.items(), key=lambda each: (-each[1].requests, each[0])):
         table.add_row(Text(shown(name, NAME_WIDTH)), *map(Text, _row(figures)))
     return table
@@ -66,9 +73,9 @@ def _row(figures: Figures) -> list[str]:
 
 
 def _waits(data: JournalData) -> Table:
-    table = _table("Wait in the queue, by priority")
+    table = table_of("Wait in the queue, by priority")
     table.add_column("priority", no_wrap=True)
-    _numbers(table, ("requests", "p50", "p95", "p99", "max"))
+    number_columns(table, ("requests", "p50", "p95", "p99", "max"))
     for priority, waits in data.waits.items():
         if waits.count:
             times = [time for _, time in _quantiles(waits)]
@@ -77,9 +84,9 @@ def _waits(data: JournalData) -> Table:
 
 
 def _batches(data: JournalData) -> Table:
-    table = _table("Batches, by why they closed")
+    table = table_of("Batches, by why they closed")
     table.add_column("why", overflow="ellipsis", no_wrap=True, max_width=NAME_WIDTH)
-    _numbers(table, ("batches", "requests", "mean size", "max size"))
+    number_columns(table, ("batches", "requests", "mean size", "max size"))
     reasons: dict[str, Counter[int]] = {}
     for (why, size), times in data.batches.items():
         reasons.setdefault(why, Counter())[size] += times
@@ -92,16 +99,17 @@ def _batches(data: JournalData) -> Table:
 
 
 def _errors(data: JournalData) -> Table:
-    table = _table("Errors, by kind")
+    table = table_of("Errors, by kind")
     table.add_column("kind", overflow="ellipsis", no_wrap=True, max_width=2 * NAME_WIDTH)
-    _numbers(table, ("failed attempts", "failed requests"))
+    number_columns(table, ("failed attempts", "failed requests"))
     for kind in sorted({*data.errors, *data.failures}, key=lambda each: (-data.errors[each], each)):
         cells = (shown(kind, 2 * NAME_WIDTH), f"{data.errors[kind]:,}", f"{data.failures[kind]:,}")
         table.add_row(*map(Text, cells))
     return table
 
 
-def _table(title: str) -> Table:
+def table_of(title: str) -> Table:
+    """Return an empty table in the style of the report."""
     return Table(
         title=Text(f"\n{title}", style="bold"),
         title_justify="left",
@@ -112,7 +120,8 @@ def _table(title: str) -> Table:
     )
 
 
-def _numbers(table: Table, names: Iterable[str]) -> None:
+def number_columns(table: Table, names: Iterable[str]) -> None:
+    """Add columns of numbers."""
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
 

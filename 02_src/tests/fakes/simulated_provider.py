@@ -1,157 +1,85 @@
-"""A provider with true limits, in the loop's own time: it refuses what comes too fast and books every call."""
+"""The simulated provider as tests of the pace want it: one model without a gateway, over the emulator's limits."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
-from fakes.emulator.limits import Limits, Meter, Refusal
-from fakes.emulator.openai import duration
+from fakes.emulator.limits import Limits
 from llm_gateway.clients.base import Completion, Deployment
-from llm_gateway.config import Charge
+from llm_gateway.config import Charge, LimitSettings, ModelSettings, endpoint_of, load_config
 from llm_gateway.errors import RateLimitError
-from llm_gateway.models import LLMRequest, TokenUsage
+from llm_gateway.models import LLMRequest
+from llm_gateway.simulation import Acceleration, Call, Work
+from llm_gateway.simulation import SimulatedProvider as Provider
+from llm_gateway.simulation.provider import SimulatedClient
 
-MINUTE = 60.0
+__all__ = ["Acceleration", "SimulatedProvider"]
 
+CONFIG = load_config({"providers": {"simulated": {"kind": "openai"}}})
+DEPLOYMENT = Deployment(
+    name="m",
+    endpoint=endpoint_of(CONFIG, "simulated", {}),
+    settings=ModelSettings(provider="simulated", model="m"),
+)
 
-@dataclass(slots=True, kw_only=True)
-class Booking:
-    """One call in the provider's ledger. Instants in seconds of the loop."""
-
-    request: LLMRequest
-    began: float
-    charged: dict[str, float]  # at admission; what the answer adds comes on top
-    ended: float | None = None
-    status: int = 0  # 200, 429, or 0 while under way and after a cancel
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acceleration:
-    """No more calls in any second than `factor` times the mean of the minute before, `floor` calls at least."""
-
-    factor: float = 2.0
-    floor: int = 10
+Size = Callable[[LLMRequest, Random], tuple[int, int]]  # input and output tokens
 
 
-@dataclass(slots=True, kw_only=True)
 class SimulatedProvider:
-    """ClientFactory and ChatClient in one: every model shares the same limits.
+    """`headers` are OpenAI's, and `heard` gets those of each answer and refusal."""
 
-    "admission_max": the larger of input and `max_tokens` when a call begins, never trued up. "actual": the input when
-    it begins, the output when it ends. A refused call is not charged.
-    """
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        charge: Charge = "actual",
+        size: Size = lambda _request, _rng: (100, 50),
+        headers: bool = False,
+        **given: Any,
+    ) -> None:
+        self.charge = charge
+        self.heard: Callable[[LLMRequest, Mapping[str, str]], None] = lambda _request, _headers: None
+        self._client: SimulatedClient | None = None
 
-    limits: Limits
-    charge: Charge = "actual"
-    seed: int = 0
-    size: Callable[[LLMRequest, Random], tuple[int, int]] = lambda _request, _rng: (100, 50)  # input and output tokens
-    latency: Callable[[LLMRequest, Random], float] = lambda _request, rng: rng.uniform(0.05, 0.2)
-    refusal_latency: float = 0.02
-    hints: bool = True  # a refusal says when to come back
-    headers: bool = False  # every answer tells where the limits stand, as OpenAI does
-    heard: Callable[[LLMRequest, Mapping[str, str]], None] = lambda _request, _headers: None  # gets the headers
-    acceleration: Acceleration | None = None
-    ledger: list[Booking] = field(default_factory=list)
-    _meter: Meter | None = None
-    _recent: deque[float] = field(default_factory=deque)  # admissions of the last minute
-    _rng: Random = field(init=False)
+        def work(request: LLMRequest, rng: Random) -> Work:
+            tokens = size(request, rng)
+            return Work(input_tokens=tokens[0], output_tokens=tokens[1], seconds=rng.uniform(0.05, 0.2))
 
-    def __post_init__(self) -> None:
-        self._rng = Random(self.seed)
+        self._provider = Provider(limits=self._settings(limits), work=work, headers=headers, **given)
 
-    def connect(self, _deployment: Deployment, /) -> SimulatedProvider:
-        return self
-
-    def check(self, _request: LLMRequest, /) -> None:
-        return None
-
-    async def aclose(self) -> None:
-        return None
-
-    def abandon(self) -> None:
-        return None
+    @property
+    def ledger(self) -> list[Call]:
+        return self._provider.ledger
 
     async def generate(self, request: LLMRequest, /) -> Completion:
-        now = asyncio.get_running_loop().time
-        tokens_in, tokens_out = self.size(request, self._rng)
-        costs = self._costs(request, tokens_in)
-        booking = Booking(request=request, began=now(), charged=costs)
-        self.ledger.append(booking)
+        if self._client is None:
+            self._client = self._provider.connect(DEPLOYMENT)
         try:
-            wait = self._admit(costs, now())
-            if wait is not None:
-                await self._refuse(request, booking, wait)
-            await asyncio.sleep(self.latency(request, self._rng))
-            if self.charge == "actual":
-                produced = float(tokens_out)
-                self._limits_now(now()).charge({"tokens": produced, "output-tokens": produced}, now())
-            booking.status = 200
-            self._tell(request, booking)
-        finally:
-            booking.ended = now()
-        usage = TokenUsage(input_tokens=tokens_in, output_tokens=tokens_out)
-        return Completion(content="ok", finish_reason="stop", usage=usage)
+            completion = await self._client.generate(request)
+        except RateLimitError as error:
+            self.heard(request, error.headers)
+            raise
+        self.heard(request, completion.headers)
+        return completion
 
     def change(self, limits: Limits) -> None:
-        """Enforce other limits from now on; their buckets begin empty."""
-        self.limits = limits
-        now = asyncio.get_running_loop().time()
-        meter = self._meter = Meter(limits, now)
-        meter.charge({name: each.remaining for name, each in meter.standings().items()}, now)
+        self._provider.change(self._settings(limits))
 
     def count(self, status: int, *, since: float = 0.0, until: float = math.inf) -> int:
-        """How many calls that began in that time had `status`."""
-        return sum(entry.status == status for entry in self.ledger if since <= entry.began < until)
+        return self._provider.count(status, since=since, until=until)
 
-    def used(self, resource: str, *, since: float = 0.0, until: float = math.inf) -> float:
-        """What the calls that were let in during that time were charged at admission."""
-        let_in = (entry for entry in self.ledger if entry.status == 200 and since <= entry.began < until)
-        return sum(entry.charged[resource] for entry in let_in)
+    def used(self, resource: str) -> float:
+        return self._provider.used({"requests": "rpm", "tokens": "tpm"}[resource])  # type: ignore[arg-type]
 
-    async def _refuse(self, request: LLMRequest, booking: Booking, wait: float) -> None:
-        await asyncio.sleep(self.refusal_latency)
-        booking.status = 429
-        self._tell(request, booking)
-        hint = math.ceil(wait * 1000) / 1000 if self.hints else None
-        raise RateLimitError("slow down", provider="simulated", model="m", status=429, retry_after=hint)
-
-    def _costs(self, request: LLMRequest, tokens_in: int) -> dict[str, float]:
-        tokens = float(tokens_in)
-        both = max(tokens, float(request.max_tokens or 0)) if self.charge == "admission_max" else tokens
-        return {"requests": 1.0, "tokens": both, "input-tokens": tokens, "output-tokens": 0.0}
-
-    def _limits_now(self, now: float) -> Meter:
-        if self._meter is None:
-            self._meter = Meter(self.limits, now)
-        return self._meter
-
-    def _admit(self, costs: Mapping[str, float], now: float) -> float | None:
-        """Charge the call, or return the seconds until it would pass."""
-        if self.acceleration is not None and self._accelerates(self.acceleration, now):
-            return 1.0
-        refusal: Refusal | None = self._limits_now(now).admit(costs, now)
-        if refusal is not None:
-            return refusal.standing.wait
-        self._recent.append(now)
-        return None
-
-    def _accelerates(self, rule: Acceleration, now: float) -> bool:
-        while self._recent and self._recent[0] <= now - MINUTE:
-            self._recent.popleft()
-        last_second = sum(1 for each in self._recent if each > now - 1.0)
-        return last_second >= max(rule.floor, rule.factor * len(self._recent) / MINUTE)
-
-    def _tell(self, request: LLMRequest, booking: Booking) -> None:
-        if not self.headers:
-            return
-        for name, standing in self._limits_now(asyncio.get_running_loop().time()).standings().items():
-            booking.headers[f"x-ratelimit-limit-{name}"] = str(standing.limit)
-            booking.headers[f"x-ratelimit-remaining-{name}"] = str(standing.remaining)
-            booking.headers[f"x-ratelimit-reset-{name}"] = duration(standing.reset)
-        self.heard(request, booking.headers)
+    def _settings(self, limits: Limits) -> LimitSettings:
+        return LimitSettings(
+            rpm=None if limits.rpm is None else int(limits.rpm),
+            tpm=None if limits.tpm is None else int(limits.tpm),
+            itpm=None if limits.input_tpm is None else int(limits.input_tpm),
+            otpm=None if limits.output_tpm is None else int(limits.output_tpm),
+            burst_seconds=limits.burst_seconds,
+            charge=self.charge,
+        )

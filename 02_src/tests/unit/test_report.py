@@ -22,8 +22,9 @@ from fakes import sample_journal
 from fakes.sample_journal import MODELS, write_hour
 from llm_gateway.errors import ConfigurationError, MissingDependencyError
 from llm_gateway.report import JournalData, read_journal, render_html, render_terminal, report
+from llm_gateway.report.drawing import every
 from llm_gateway.report.figures import MOST_SLICES, Timeline
-from llm_gateway.report.plots import every, plots
+from llm_gateway.report.plots import plots
 from llm_gateway.report.words import dollars, duration, period, short
 
 NAME = "2026-11-22-host-1.jsonl"
