@@ -29,7 +29,7 @@ from llm_gateway.mock_gateway import MockLLMGateway, RecordedCall, UnmatchedRequ
 FOLDER = Path(__file__).parents[2] / "00_docs" / "reference"
 HEAD = "<!-- Written by 02_src/tools/reference.py from the code. Change the docstrings, then run it again. -->\n"
 HELP_WIDTH = 100
-COMMANDS = ("", "run", "ask", "models", "pull", "report")
+COMMANDS = ("", "run", "ask", "models", "pull", "report", "simulate")
 BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "min_length": "at least {} long", "pattern": "`{}`"}
 
 # --- what the source says beside a field ------------------------------------------------------------------------
@@ -132,11 +132,17 @@ def model_table(cls: type[BaseModel], head: str, prefix: str = "") -> str:
 def api_page() -> str:
     """Return every public name: signature, docstring, fields."""
     shown = [*sorted(set(llm_gateway.__all__) - {MockLLMGateway.__name__}), MockLLMGateway.__name__]
-    classes = [getattr(llm_gateway, name, MockLLMGateway) for name in shown]
+    named = {name: getattr(llm_gateway, name, MockLLMGateway) for name in shown}
+    classes = [each for each in named.values() if isinstance(each, type)]
     plain = [cls for cls in classes if not issubclass(cls, GatewayError)]
     errors = ", ".join(f"`{cls.__name__}`" for cls in classes if issubclass(cls, GatewayError))
     parts = [HEAD, "# Names of `llm_gateway`\n"]
     parts += [_class_entry(cls) for cls in [*plain, RecordedCall]]
+    parts += [
+        f"## {name}\n\n{' or '.join(f'`{each.__name__}`' for each in typing.get_args(union))}\n"
+        for name, union in named.items()
+        if isinstance(union, UnionType)
+    ]
     parts.append(f"## Errors\n\n{errors}: see [errors.md](errors.md).\n")
     return "\n".join(parts)
 
@@ -221,7 +227,11 @@ def configuration_page() -> str:
         ("Top level", config.GatewayConfig, ""),
         ("`[providers.NAME]`", config.ProviderSettings, ""),
         ("`[models.NAME]`", config.ModelSettings, ""),
+        ("`[[models.NAME.deployments]]`", config.FurtherDeployment, ""),
         ("`[models.NAME.price]`", config.PriceSettings, ""),
+        ("`[models.NAME.limits]` and `[providers.NAME.limits]`", config.LimitSettings, ""),
+        ("`[limits]`", config.SharedSettings, ""),
+        ("`[budgets]`", config.BudgetSettings, ""),
         ("`[batching]`", config.BatchingSettings, ""),
         ("`[retry]`", config.RetrySettings, ""),
         ("`[logs]`", config.LogSettings, ""),
