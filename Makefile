@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test format lint types layers unit bench docs lock clean
+.PHONY: help setup demo test format lint types layers unit bench bench-redis bench-limits bench-priority bench-cost docs pictures lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,9 +15,11 @@ NODE := $(AIMOCK)/node_modules/.ready
 TYPED := 02_src/llm_gateway 02_src/tests 02_src/tools
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: $(DEV) $(NODE) ## make .venv and all that the tests need; done once
+	@02_src/tools/prometheus.sh
+	@02_src/tools/redis.sh
 
 demo: $(DEMO) ## ask a small local model 40 real questions: no key, no server
 	@$(BIN)/python 02_src/tools/demo.py
@@ -51,8 +53,23 @@ unit: $(DEV) ## the fast tests alone
 bench: $(DEV) ## speed, beside bare LangChain and LiteLLM
 	@$(BIN)/python 02_src/tests/bench/run.py
 
+bench-redis: $(DEV) ## four processes on limits that one Redis counts
+	@$(BIN)/python 02_src/tests/bench/limits_redis.py
+
+bench-limits: $(DEV) ## how near to a limit, and how many 429s, beside LangChain's limiter and LiteLLM
+	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.limits_bench
+
+bench-priority: $(DEV) ## what HIGH waits beside a flood of LOW, and how agents share
+	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.priority_bench
+
+bench-cost: $(DEV) ## what limits and order cost in CPU and memory
+	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.cost_bench
+
 docs: $(DEV) ## write the reference from the docstrings
 	@$(BIN)/python 02_src/tools/reference.py
+
+pictures: $(DEV) ## draw how pace and order work
+	@$(BIN)/python 02_src/tools/pictures.py
 
 lock: $(DEV) ## pin the requirements anew; LOCK=--upgrade takes the newest versions
 	@02_src/tools/lock.sh $(LOCK)

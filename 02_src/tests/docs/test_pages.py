@@ -26,9 +26,14 @@ def blocks_in(*languages: str) -> list[Block]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", STORIES, ids=name_of)
-async def test_a_page_does_what_it_says_when_its_blocks_run_from_top_to_bottom(page: Path, story: Story) -> None:
-    if LOCAL_MODEL.search(page.read_text(encoding="utf-8")):
+async def test_a_page_does_what_it_says_when_its_blocks_run_from_top_to_bottom(
+    page: Path, story: Story, request: pytest.FixtureRequest
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    if LOCAL_MODEL.search(text):
         pull("smollm2-135m", print)
+    if "REDIS_URL" in text:
+        story.redis_url = request.getfixturevalue("redis_server").url
     await story.play(page)
     assert len(story.done) == len(list(blocks_of(page)))
 
