@@ -8,10 +8,12 @@ from dataclasses import dataclass
 CAUTIOUS = 2.0  # permits per second to begin with, where nothing is known
 SLOWEST = 1e-4  # of a rate that is told: the ten-thousandth part; else one permit in about three hours
 DOUBLING = 10.0  # seconds of full use in which the rate doubles, until the first refusal
-GROWTH = 0.01  # a second, at most, afterwards
+GROWTH = 0.01  # a second and a call, at most, afterwards
 GROWTH_PER_CALL = 7e-5  # 5 % in 700 calls: a refusal or two for each rise to the limit are then below 0.3 %
-RETURN = 0.003  # a second, at least, towards a rate that was told
+BEYOND = 1.1  # of the limit once met: above it, it has likely been raised, and growth need not be so careful
 CUT = 0.7  # of the rate after a refusal that measured nothing
+FIRST_CALLS = 5  # a rate that is refused so early was far too high
+FIRST_CUT = 0.35  # of such a rate
 DEEPEST_CUT = 0.3
 MARGIN = 0.95  # of the rate that a refusal measured
 FRESH_START = 1.5  # growth beyond the limit once met, after which it must have been raised
@@ -29,14 +31,14 @@ class LearnedRate:
 
     It doubles every 10 s while calls wait for it, until the first refusal. At a refusal the provider's bucket is
     empty. So between two refusals it let in just as much as flowed in, however large the bucket: that measures the
-    limit, and the rate goes to 95 % of it. The first refusal measures nothing, nor does one after a pause of the
-    callers: the rate goes to 70 %, and back at 1 % a second. Beyond 95 % of the limit it grows by 5 % in 700 calls,
-    but at most 1 % a second; towards a rate that was told, at least 0.3 % a second.
+    limit, and the rate goes to 95 % of it; of a few calls, which can be one off, to as much less as one of them is
+    worth. The first refusal measures nothing, nor does one after a pause of the callers: the rate goes to 70 %, and
+    back by 1 % a second or a call, whichever is less. Beyond 95 % of the limit it grows by 5 % in 700 calls, until it
+    is so far beyond that the limit must be another one.
     """
 
     rate: float = CAUTIOUS
     ceiling: float = math.inf  # the rate that was told
-    slowest_growth: float = 0.0  # a second
     seeking: bool = True  # no limit was met yet
     met: float = math.inf  # the limit as the latest event shows it
     measured: bool = False  # and not just guessed
@@ -51,7 +53,7 @@ class LearnedRate:
     @classmethod
     def told(cls, rate: float) -> LearnedRate:
         """Return a rate that is believed until it is refused, and never exceeded."""
-        return cls(rate=rate, ceiling=rate, slowest_growth=RETURN, seeking=False)
+        return cls(rate=rate, ceiling=rate, seeking=False)
 
     @property
     def is_idle(self) -> bool:
@@ -73,11 +75,10 @@ class LearnedRate:
         self.used_at = max(now, since)
         if self.seeking:
             growth = 2.0 ** (used / DOUBLING)
-        elif self.rate < MARGIN * self.met:
-            growth = 1.0 + GROWTH * used
+        elif MARGIN * self.met <= self.rate <= BEYOND * self.met:
+            growth = 1.0 + min(GROWTH * used, GROWTH_PER_CALL * (self.calls - self.grown_at))
         else:
-            by_calls = GROWTH_PER_CALL * (self.calls - self.grown_at)
-            growth = 1.0 + min(GROWTH * used, max(self.slowest_growth * used, by_calls))
+            growth = 1.0 + min(GROWTH * used, GROWTH * (self.calls - self.grown_at))
         self.grown_at = self.calls
         self.rate = min(self.ceiling, self.rate * growth)
         self.seeking = self.seeking or self.rate > FRESH_START * self.met
@@ -103,15 +104,25 @@ class LearnedRate:
 
     def _meet(self, elapsed: float | None) -> None:
         """Set the rate after an event that came `elapsed` seconds after the one before, None if it is the first."""
-        self.met, self.measured, rate = self.rate, False, CUT * self.rate
+        met, self.measured, rate = self.rate, False, CUT * self.rate
+        told = math.isfinite(self.ceiling)
         if elapsed is None:
-            if math.isfinite(self.ceiling):
+            if told:
                 rate = self.rate  # one refusal is no reason to doubt what was told
+            elif self.calls <= FIRST_CALLS:
+                rate = FIRST_CUT * self.rate
         elif self.unused <= UNUSED * elapsed:
-            limit = min(self.rate, max(DEEPEST_CUT * self.rate, self.let_in / elapsed))
-            rate = limit if limit > TRUSTED * self.ceiling else MARGIN * limit
+            enough = self.calls >= ENOUGH_CALLS and elapsed >= ENOUGH_SECONDS
             # A long rise began so low that the provider's bucket flowed over: it measured too little.
-            rose = self.rate > LONG_RISE * self.after_cut
-            if self.calls >= ENOUGH_CALLS and elapsed >= ENOUGH_SECONDS and not rose:
-                self.met, self.measured = limit, True
+            self.measured = enough and self.rate <= LONG_RISE * self.after_cut
+            # Shortly after an event answers still arrive, and are charged, of calls that began before it.
+            deepest = (CUT if told and not enough else DEEPEST_CUT) * self.rate
+            limit = min(self.rate, max(deepest, self.let_in / elapsed))
+            margin = min(MARGIN, 1.0 - 0.5 / max(1, self.calls))
+            rate = limit if limit > TRUSTED * self.ceiling else max(MARGIN * deepest, margin * limit)
+            if self.measured:
+                met = limit
+            elif told and not enough:
+                met = min(self.met, self.ceiling)
+        self.met = met
         self.rate = self.after_cut = max(min(SLOWEST, self.ceiling * SLOWEST), rate)

@@ -34,7 +34,7 @@ def test_a_rate_that_nobody_waits_for_does_not_grow() -> None:
 
 
 def test_the_first_refusal_cuts_it_and_one_a_moment_later_does_not() -> None:
-    rate = LearnedRate(rate=100.0)
+    rate = LearnedRate(rate=100.0, calls=50)
     assert rate.refused(10.0, began=9.9, amount=1.0, resumes=11.0)
     assert rate.rate == pytest.approx(70.0)
     assert not rate.refused(10.1, began=9.95, amount=1.0, resumes=11.0)
@@ -42,8 +42,38 @@ def test_the_first_refusal_cuts_it_and_one_a_moment_later_does_not() -> None:
     assert rate.rate == pytest.approx(70.0)
 
 
+def test_a_refusal_of_one_of_the_first_calls_cuts_deeper() -> None:
+    rate = LearnedRate(rate=2.0, calls=1)
+    rate.refused(0.5, began=0.49, amount=1.0, resumes=1.5)
+    assert rate.rate == pytest.approx(0.7)
+
+
+def test_a_measurement_by_few_calls_leaves_the_room_of_one_of_them() -> None:
+    rate = LearnedRate(rate=0.8, calls=50)
+    rate.refused(0.0, began=-0.1, amount=0.0, resumes=0.0)
+    for second in range(1, 7):
+        rate.pressed(float(second))
+        if second % 3 == 0:
+            rate.admitted(1.0)
+    rate.refused(6.0, began=6.0, amount=0.0, resumes=6.0)
+    assert not rate.measured
+    assert rate.rate == pytest.approx(0.75 * 2 / 6)
+
+
+def test_what_was_let_in_just_after_a_refusal_says_little_of_a_told_rate() -> None:
+    rate = LearnedRate.told(1.0)
+    rate.refused(0.0, began=-0.1, amount=0.0, resumes=0.0)
+    rate.pressed(2.0)
+    rate.admitted(0.1)
+    rate.refused(2.0, began=1.9, amount=0.0, resumes=2.0)
+    assert rate.rate >= 0.5 * 0.7
+    end = use(rate, 2.0, 100.0, calls_per_second=100.0)
+    assert end == 102.0
+    assert rate.rate > 0.9
+
+
 def test_the_second_refusal_measures_the_limit() -> None:
-    rate = LearnedRate(rate=100.0)
+    rate = LearnedRate(rate=100.0, calls=50)
     rate.refused(0.0, began=-0.1, amount=1.0, resumes=0.0)
     end = use(rate, 0.0, 6.0, calls_per_second=50.0)
     rate.refused(end, began=end - 0.01, amount=1.0, resumes=end)
