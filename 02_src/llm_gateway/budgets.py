@@ -21,6 +21,7 @@ class Account:
 
     name: str  # as an error's sentence speaks of it
     limit: float
+    of_agent: bool = False  # whether it is one agent's alone
     spent: float = 0.0
     reserved: float = 0.0  # the worst case of the calls under way
 
@@ -65,16 +66,17 @@ class Budgets:
                     account.name, limit=account.limit, spent=account.spent, left=account.left, cost=amount
                 )
 
-    def reserve(self, amount: float, *, model: str, agent: str | None) -> Hold | None:
+    def reserve(self, amount: float, *, model: str, agent: str | None) -> Hold | Account:
         """Take the worst case of a call from every budget, or from none.
 
-        None: it fits once calls under way turn out cheaper than their worst case; `on_change` tells when to ask again.
-        Raises BudgetExceededError if it never fits any more.
+        An account, of several the widest: it fits there once calls under way turn out cheaper than their worst case;
+        `on_change` tells when to ask again. Raises BudgetExceededError if it never fits any more.
         """
         self.check(amount, model=model, agent=agent)
         accounts = self._of(model, agent)
-        if not all(account.holds(amount, reserved=account.reserved) for account in accounts):
-            return None
+        for account in accounts:
+            if not account.holds(amount, reserved=account.reserved):
+                return account
         for account in accounts:
             account.reserved += amount
         return Hold(amount, accounts)
@@ -122,5 +124,5 @@ class Budgets:
     def _account(self, kind: str, key: str | None, name: str, limit: float) -> Account:
         account = self._accounts.get((kind, key))
         if account is None:
-            account = self._accounts[kind, key] = Account(name, limit)
+            account = self._accounts[kind, key] = Account(name, limit, of_agent=kind == "agent")
         return account

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from llm_gateway.batching import Lane
+from llm_gateway.batching import Lane, inherited
 from llm_gateway.clock import Clock
 from llm_gateway.errors import DeadlineExceededError
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider
@@ -31,6 +31,7 @@ class _Shared:
 
     ticket: Ticket
     callers: int = 0
+    is_paid: bool = False  # the cost stands in a receipt
 
 
 class Coalescing:
@@ -51,11 +52,11 @@ class Coalescing:
         """
         key = fingerprint(request)
         shared = self._under_way.get(key)
-        joins = shared is not None and not shared.ticket.ended
-        if shared is None or not joins:
+        asker = inherited(request)
+        if shared is None or shared.ticket.ended or (asker.slot and asker.slot.is_inside(shared.ticket)):
             shared = self._under_way[key] = _Shared(lane.submit(request, shared=True))
-        elif request.priority < shared.ticket.priority:
-            shared.ticket.home.lift(shared.ticket, request.priority)
+        else:
+            shared.ticket.home.lift(shared.ticket, asker.priority, nested=asker.is_call)
         shared.callers += 1
         try:
             response = await self._outcome(request, shared.ticket)
@@ -65,21 +66,25 @@ class Coalescing:
                 if self._under_way.get(key) is shared:
                     del self._under_way[key]
                 shared.ticket.home.discard(shared.ticket)
-        return _own(response, request) if joins else response
+        is_paid, shared.is_paid = shared.is_paid, True
+        return _own(response, request, is_paid=is_paid)
 
     async def _outcome(self, request: LLMRequest, ticket: Ticket) -> LLMResponse:
-        timeout = self._clock.timeout(request.deadline)
         try:
-            async with timeout:
+            async with self._clock.timeout(request.deadline) as patience:
                 # Shielded: a caller that leaves must not take the reply from the others.
                 return await asyncio.shield(ticket.reply)
         except TimeoutError:
+            if not patience.expired():
+                raise  # a bug of a client's
             raise DeadlineExceededError(request.deadline or 0.0, waited_for=ticket.state) from ticket.last_error
 
 
-def _own(response: LLMResponse, request: LLMRequest) -> LLMResponse:
-    """Return the answer of another's call under the id of `request`; what it cost stands in the other's receipt."""
+def _own(response: LLMResponse, request: LLMRequest, *, is_paid: bool) -> LLMResponse:
+    """Return the answer of a shared call under the id of `request`; what it cost stands in one receipt alone."""
+    if response.request_id == request.request_id and not is_paid:
+        return response
     receipt = response.receipt
-    if receipt is not None:
+    if receipt is not None and is_paid:
         receipt = receipt.model_copy(update={"coalesced": True, "cost_usd": 0.0, "attempts": 0})
     return response.model_copy(update={"request_id": request.request_id, "receipt": receipt})

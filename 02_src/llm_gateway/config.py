@@ -51,7 +51,8 @@ BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # of TOML; others stand in quotes
 class Settings(BaseModel):
     """A frozen section of the configuration; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Built when first used: `import llm_gateway` is somebody's start-up time.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 Charge = Literal["admission_max", "actual"]
@@ -76,10 +77,10 @@ class LimitSettings(Settings):
     charge: Charge | None = None
     """How the provider charges: "admission_max" (the larger of the input and `max_tokens` when a call begins, never
     trued up) or "actual" (what was used). Default: the first for OpenAI and Azure, the second for all others."""
-    burst_seconds: Positive = 1.0
+    burst_seconds: Positive = 0.75
     """How much of its rate a limit that stood idle lets through at once. Providers may enforce 60 a minute as 1 a
-    second."""
-    safety: Annotated[float, Field(gt=0, le=1), Numeric] = 0.97
+    second; a little less than that leaves room for calls that arrive later than they were sent."""
+    safety: Annotated[float, Field(gt=0, le=1), Numeric] = 0.99
     """The share of each limit that is used."""
 
     @property
@@ -184,7 +185,7 @@ class FurtherDeployment(Settings):
     max_tokens: PositiveInt | None = None
     context: PositiveInt | None = None
     price: PriceSettings | None = None
-    limits: LimitSettings | None = None
+    limits: LimitSettings | Literal[False] | None = None
     options: dict[str, Any] | None = None
 
 
@@ -203,9 +204,10 @@ class ModelSettings(Settings):
     """Tokens of context. Default: as the model's profile knows; for llamacpp 4096 in each slot."""
     price: PriceSettings | None = None
     """Default: as genai-prices knows."""
-    limits: LimitSettings | None = None
-    """Of this model. Default: what the provider's answers say. Empty (`limits = {}`): unknown, so begin slowly and
-    learn a rate as well."""
+    limits: LimitSettings | Literal[False] | None = None
+    """Of this model. Default: unknown at a provider's public address, so begin slowly, keep what its answers tell, or
+    else learn a rate; at a `base_url` of one's own, and for local models, only what answers tell. Empty: begin slowly
+    there too. False: never begin slowly."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for the constructor of LangChain's chat model, as they are."""
     weight: Positive = 1.0
@@ -477,6 +479,11 @@ class Endpoint(Settings):
     total_timeout: float | None
     transport: Transport
     key_variable: str | None  # the environment variable that a missing key can be put into; None: no key is needed
+
+    @property
+    def is_public(self) -> bool:
+        """Whether it is the address at which a provider serves everybody: there are limits there, known or not."""
+        return self.base_url == DEFAULT_URLS.get(self.kind) and self.kind not in {"ollama", "llamacpp"}
 
 
 def endpoint_of(config: GatewayConfig, name: str, environ: Mapping[str, str] = os.environ) -> Endpoint:

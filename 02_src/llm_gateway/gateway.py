@@ -12,14 +12,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from llm_gateway.batching import Lane, inherited, lent_slot, on_behalf_of
-from llm_gateway.budgets import Budgets
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.coalescing import Coalescing
 from llm_gateway.config import GatewayConfig, load_config
 from llm_gateway.errors import BatchError, GatewayClosedError, GatewayError, InvalidRequestError
 from llm_gateway.events import Observer, Observers, ShutdownBegan, ShutdownEnded
 from llm_gateway.journal import Journal
-from llm_gateway.limits import Paces
+from llm_gateway.limits import Paces, budgets_of
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority, StreamDelta
 from llm_gateway.pricing import price_of
 from llm_gateway.queue import Ticket
@@ -30,9 +29,11 @@ from llm_gateway.tokens import Estimator
 
 if TYPE_CHECKING:
     from llm_gateway.clients.base import ClientFactory
+    from llm_gateway.integrations.langchain import GatewayChatModel
 
 log = logging.getLogger("llm_gateway")
 
+AT_ONCE = 1000  # requests of a batch that are taken in before others on the loop get their turn
 MOST_SHOWN = 100  # waiting requests of each model in the statistics
 
 
@@ -45,6 +46,8 @@ class LLMGateway:
 
     Raises ConfigurationError for a malformed configuration, in one sentence that names the key.
     """
+
+    _careful = True  # begin slowly at a public provider whose limits are unknown
 
     def __init__(
         self, config: Mapping[str, Any] | GatewayConfig | None = None, *, observers: Iterable[Observer] = ()
@@ -61,10 +64,11 @@ class LLMGateway:
         self._observer = Observers.of([*own, *observers])
         self._deployments = Deployments(self._config)
         self._quotas: dict[str, RetryQuota] = {}
-        self._budgets = None if self._config.budgets.is_empty else Budgets(self._config.budgets)
+        self._budgets = budgets_of(self._config)
         self._estimator = Estimator()
         self._running: _Running | None = None
         self._closed = False
+        self._gives_up = False  # nothing begins any more, elsewhere either
         self._ending: asyncio.Task[None] | None = None
         self._patience: asyncio.Timeout | None = None  # of the shutdown that is under way
 
@@ -109,8 +113,8 @@ class LLMGateway:
         under way. On a gateway that is shut down it raises GatewayClosedError either way.
         """
         asked = list(requests)
-        lanes = self._admit(asked, raising=not return_exceptions)
         since = self._clock.now()
+        lanes = await self._admit(asked, raising=not return_exceptions)
         entered: list[Ticket | GatewayError | None] = [None] * len(asked)
         queues: dict[tuple[Lane, RequestPriority], list[int]] = {}
         for place, (request, lane) in enumerate(zip(asked, lanes, strict=True)):
@@ -120,7 +124,9 @@ class LLMGateway:
                 entered[place] = lane
 
         async def enter(lane: Lane, places: Sequence[int]) -> None:
-            for place in places:
+            for count, place in enumerate(places, 1):
+                if count % AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 entered[place] = await _enter(lane, asked[place], since)
 
         try:
@@ -172,6 +178,11 @@ class LLMGateway:
         return self._config
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that it works in; None before the first request, and once that loop is closed."""
+        return None if self._running is None or self._running.loop.is_closed() else self._running.loop
+
+    @property
     def log_path(self) -> Path | None:
         """The journal's file now; None before its first line, or where the journal is off."""
         return self._journal.log_path if self._journal else None
@@ -205,6 +216,34 @@ class LLMGateway:
         """
         return on_behalf_of(request)
 
+    def as_langchain(
+        self,
+        model: ModelProvider | str,
+        *,
+        priority: RequestPriority | None = None,
+        agent: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stop: list[str] | None = None,
+        deadline: float | None = None,
+    ) -> GatewayChatModel:
+        """Return a LangChain chat model whose calls go through this gateway, from any thread and any event loop.
+
+        What is left out is as in LLMRequest; priority and agent are then inherited, inside `on_behalf_of`.
+        """
+        from llm_gateway.integrations.langchain import GatewayChatModel
+
+        return GatewayChatModel(
+            gateway=self,
+            model=model,
+            priority=priority,
+            agent=agent,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            stop=stop,
+            deadline=deadline,
+        )
+
     # --- the end ----------------------------------------------------------------------------------------------
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a limit to patience, not a cancel
@@ -214,6 +253,11 @@ class LLMGateway:
         callers get GatewayClosedError. Safe to call twice: the second call waits for the first. If this call is
         cancelled, what is left is cancelled at once, and the closing goes on by itself.
         """
+        home = self.loop
+        if home is not None and home is not asyncio.get_running_loop() and home.is_running():
+            # Somebody without a loop of his own asked first: it works in another thread.
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.shutdown(timeout), home))
+            return
         if self._ending is None:
             self._check_loop()
             self._closed = True
@@ -252,7 +296,10 @@ class LLMGateway:
             pass  # what is left is cancelled below, and its callers are told
         finally:
             self._patience = None
-            cancelled = sum([lane.cancel() for lane in self._lanes()])
+            self._gives_up = True
+            cancelled = sum([lane.halt() for lane in self._lanes()])
+            for lane in self._lanes():
+                cancelled += await lane.give_up()
             await self._drained()
             drained = self._stats.ended - ended - cancelled
             self._observer.observe(ShutdownEnded(cancelled=cancelled, drained=drained))
@@ -287,11 +334,13 @@ class LLMGateway:
 
         return LangChainClients()
 
-    def _admit(self, requests: Sequence[LLMRequest], *, raising: bool) -> list[Lane | GatewayError]:
+    async def _admit(self, requests: Sequence[LLMRequest], *, raising: bool) -> list[Lane | GatewayError]:
         """Return the lane of each request, or what is wrong with it; nothing is sent yet."""
         seen: set[str] = set()
         lanes: list[Lane | GatewayError] = []
-        for request in requests:
+        for place, request in enumerate(requests, 1):
+            if place % AT_ONCE == 0:
+                await asyncio.sleep(0)
             try:
                 lane = self._lane(request)
                 if request.request_id in seen:
@@ -322,7 +371,9 @@ class LLMGateway:
         self._check_loop()
         if self._running is None:
             clients = self._connect()
-            paces = Paces(self._config, self._clock)
+            paces = Paces(self._config, self._clock, careful=self._careful)
+            if self._budgets is not None:
+                paces.share(self._budgets)
             self._running = _Running(asyncio.get_running_loop(), clients, paces, self._clock)
         return self._running
 
@@ -396,7 +447,7 @@ class LLMGateway:
         running = self._running
         asked = ticket.tried[0] if ticket.tried else ticket.home.model
         for model in self._config.models[asked].fallbacks_after(kind):
-            if running is None or model in ticket.tried or model == ticket.home.model:
+            if running is None or self._gives_up or model in ticket.tried or model == ticket.home.model:
                 continue
             try:
                 lane = running.lanes.get(model) or self._open_lane(running, model)

@@ -205,6 +205,7 @@ class Estimator:
     SHARE = 0.7
     SMALLEST_FACTOR, LARGEST_FACTOR = 0.25, 4.0
     REMEMBERED = 4096
+    ENOUGH = 10  # answers of an agent after which its own sizes count
 
     def __init__(self) -> None:
         self._factors: OrderedDict[Hashable, RunningQuantile] = OrderedDict()
@@ -236,7 +237,9 @@ class Estimator:
 
     def output(self, request: LLMRequest, limit: int | None) -> float:
         """Return the expected tokens of an answer that may have `limit`: as this agent's, this model's, or a guess."""
-        seen = self._outputs.get((request.model, request.agent)) or self._outputs.get(request.model)
+        seen = self._outputs.get((request.model, request.agent))
+        if seen is None or seen.count < self.ENOUGH:  # a few answers say less of an agent than all of its model do
+            seen = self._outputs.get(request.model)
         tokens = seen.value if seen is not None else float(PRIOR_OUTPUT)
         return tokens if limit is None else min(tokens, float(limit))
 

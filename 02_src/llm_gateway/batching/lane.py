@@ -27,6 +27,7 @@ from llm_gateway.router import Outcomes, Spread, Upstream
 from llm_gateway.tokens import Cost, Estimator
 
 PAUSED = "The gateway was shut down while this request paused before another attempt."
+AT_ONCE = 1000  # waiting requests that are refused before others on the loop get their turn
 ROUGH_OUTPUT = 512.0  # tokens of an answer whose length nobody bounds
 
 
@@ -136,7 +137,7 @@ class Lane:
                 "position": place,
                 "waited": now - ticket.submitted,
             }
-            for place, ticket in zip(range(1, most + 1), self._queue.in_order(), strict=False)
+            for place, ticket in zip(range(1, most + 1), self._queue.in_order(most), strict=False)
         ]
 
     def eta(self, request: LLMRequest) -> float:
@@ -318,19 +319,25 @@ class Lane:
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
 
-    def cancel(self) -> int:
-        """End everything; every caller gets GatewayClosedError. Await `drained` to see the calls gone.
-
-        Returns how many requests that ends. Nothing begins after this.
-        """
-        waiting = list(self._queue)
-        for ticket in waiting:
-            self._outcomes.refused(ticket, GatewayClosedError(PAUSED if ticket.attempts else NEVER_SENT))
-            self._drop(ticket)
+    def halt(self) -> int:
+        """Begin nothing more, and cancel what is under way; its callers get GatewayClosedError. Return how many."""
         cut_off = self.in_flight
-        self._calls.cancel()
         self._pump.stop()
-        return len(waiting) + cut_off
+        self._calls.cancel()
+        return cut_off
+
+    async def give_up(self) -> int:
+        """After `halt`, refuse all that wait with GatewayClosedError, and return how many; the loop gets its turns."""
+        count = 0
+        while waiting := list(self._queue):
+            for ticket in waiting:
+                if not ticket.ended:
+                    count += 1
+                    self._outcomes.refused(ticket, GatewayClosedError(PAUSED if ticket.attempts else NEVER_SENT))
+                    self._drop(ticket)
+                    if count % AT_ONCE == 0:
+                        await asyncio.sleep(0)
+        return count
 
     def _look_idle(self) -> None:
         idle = self._idle

@@ -66,6 +66,7 @@ class Pump:
         clock: Clock,
         observer: Observer,
     ) -> None:
+        self._stopped = False
         self.draining = False  # nothing waits for company any more
         self.waits_for_money = False  # until a call under way costs less than its worst case
         self.nested: list[Ticket] = []  # of the queue's tickets, those that may go in the slot of a call that waits
@@ -86,12 +87,13 @@ class Pump:
 
     def wake(self) -> None:
         """Let the pump run after one tick of the loop, in which others may come."""
-        if not self._is_due:
+        if not self._is_due and not self._stopped:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._pump, context=contextvars.Context())
 
     def stop(self) -> None:
-        """Ring no more."""
+        """Send nothing more, and ring no more."""
+        self._stopped = True
         self._set_alarm(math.inf)
 
     def estimate(self, ticket: Ticket, upstream: Upstream) -> Cost:
@@ -108,6 +110,8 @@ class Pump:
     def _pump(self) -> None:
         """Send what may go now, and set the alarm for what may go later."""
         self._is_due = self.waits_for_money = False
+        if self._stopped:
+            return
         now = self._clock.now()
         due = self._queue.release_due(now)
         self._queue.bring_back()

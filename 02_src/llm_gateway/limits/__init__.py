@@ -7,7 +7,7 @@ from llm_gateway.limits.joint import Grant, JointPace
 from llm_gateway.limits.learning import LearnedRate
 from llm_gateway.limits.memory import MemoryLimiter
 from llm_gateway.limits.pace import Pace
-from llm_gateway.limits.paces import Paces
+from llm_gateway.limits.paces import Paces, budgets_of
 from llm_gateway.limits.settings import charge_of
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Resource",
     "Standing",
     "Wait",
+    "budgets_of",
     "charge_of",
     "read_standings",
 ]

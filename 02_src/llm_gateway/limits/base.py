@@ -24,7 +24,7 @@ class Wait(NamedTuple):
     """Not yet: ask again in `seconds`, or when something is given back. `resource` is what it waits for longest."""
 
     seconds: float
-    resource: Resource | Literal["gate"]
+    resource: Resource | Literal["gate", "slots", "share"]  # a share of what other processes use as well
     only_low: bool = False  # it waits so long because it is LOW: the same call of another class could begin earlier
 
 

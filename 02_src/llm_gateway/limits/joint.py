@@ -25,6 +25,7 @@ class JointPace:
 
     paces: Sequence[Pace]
     on_change: Callable[[], None] | None = None
+    shared: Callable[[], dict[str, Any]] | None = None  # how it stands with what other processes share
     _waits: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -115,4 +116,7 @@ class JointPace:
             for resource, level in pace.limiter.levels(now).items()
         }
         binding = next((found for pace in self.paces if (found := pace.limiter.binding(now))), None)
-        return {"limits": limits, "binding": binding, "gate": max(pace.gate.wait(now) for pace in self.paces)}
+        figures = {"limits": limits, "binding": binding, "gate": max(pace.gate.wait(now) for pace in self.paces)}
+        if self.shared is not None:
+            figures["shared"] = self.shared()
+        return figures

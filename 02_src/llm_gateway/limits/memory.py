@@ -51,6 +51,7 @@ class MemoryLimiter:
         self._binding: tuple[Resource, float] | None = None
         self._open = 0
         self._scale = 1.0
+        self._part = 1.0
         given: dict[Resource, int | None] = {
             "requests": settings.rpm,
             "tokens": settings.tpm,
@@ -176,6 +177,12 @@ class MemoryLimiter:
         for limit in self._limits:
             limit.bucket.set_rate(*self._flow(limit.resource, limit.rate), now)
 
+    def set_part(self, part: float, now: float, /) -> None:
+        """Let only this part of every limit through from `now` on: others use the rest."""
+        self._part = part
+        for limit in self._limits:
+            limit.bucket.set_rate(*self._flow(limit.resource, limit.rate), now)
+
     def drop(self, resource: Resource, /) -> None:
         """Limit `resource` no more."""
         self._dropped += [limit for limit in self._limits if limit.resource == resource]
@@ -242,6 +249,7 @@ class MemoryLimiter:
 
     def _flow(self, resource: Resource, rate: float) -> tuple[float, float]:
         """Return the rate and the burst of a bucket whose limit flows back at `rate`."""
+        rate *= self._part
         if resource == "requests_per_day":
             return rate, rate * DAY
         rate *= self._scale

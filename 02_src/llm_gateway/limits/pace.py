@@ -27,10 +27,17 @@ class Pace:
     """
 
     def __init__(
-        self, settings: LimitSettings, charge: Charge, *, now: float, name: str, cautious: bool = True
+        self,
+        settings: LimitSettings,
+        charge: Charge,
+        *,
+        now: float,
+        name: str,
+        cautious: bool = True,
+        limiter: MemoryLimiter | None = None,
     ) -> None:
         self.charge = charge
-        self.limiter = MemoryLimiter(settings, charge, now=now, name=name)
+        self.limiter = MemoryLimiter(settings, charge, now=now, name=name) if limiter is None else limiter
         self.gate = Gate()
         self.watchers: list[Callable[[], None]] = []  # called when permits may have come without their doing
         self._given = {resource: level.limit for resource, level in self.limiter.levels(now).items()}
@@ -124,7 +131,7 @@ class Pace:
     def _learn(self, outcome: Reservation | Wait, cost: Cost, now: float) -> None:
         if isinstance(outcome, Reservation):
             self._scale.admitted(self.limiter.seconds(cost))
-        elif outcome.resource != "requests_per_day":
+        elif outcome.resource not in {"requests_per_day", "slots", "share"}:
             self._scale.pressed(now)
             self.limiter.set_scale(self._scale.rate, now)
 

@@ -201,10 +201,13 @@ class RequestQueue:
         self._sweep(old)
         self._offer_room(old)
 
-    def in_order(self) -> Iterator[Ticket]:
-        """Iterate over those that could go now, as they go if nobody else comes; the shares of classes left aside."""
+    def in_order(self, most: int) -> Iterator[Ticket]:
+        """Iterate over those that could go now, as they go if nobody else comes; the shares of classes left aside.
+
+        At least the first `most` of each class.
+        """
         for each in ALL:
-            yield from self._ready[each].in_order()
+            yield from self._ready[each].in_order(most)
 
     def ahead(self, priority: RequestPriority) -> tuple[int, float]:
         """Return how many requests, of how many tokens by estimate, are of `priority` or go before it."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from llm_gateway import LLMGateway, LLMMessage, LLMRequest, RequestPriority
 from llm_gateway.clients.base import Completion, Deployment
@@ -176,11 +176,20 @@ class Recorder:
 def gateway_over(provider: FakeProvider, *, observers: Iterable[Observer] = (), **config: object) -> LLMGateway:
     """The real gateway over a fake provider, with no journal."""
 
+    class Gateway(careful_gateway_over(provider)):  # type: ignore[misc]
+        _careful = False
+
+    return cast("LLMGateway", Gateway({**QUIET, **config}, observers=observers))
+
+
+def careful_gateway_over(provider: FakeProvider) -> type[LLMGateway]:
+    """The real gateway over a fake provider, as careful with it as with a public one."""
+
     class Gateway(LLMGateway):
         def _connect(self) -> FakeProvider:
             return provider
 
-    return Gateway({**QUIET, **config}, observers=observers)
+    return Gateway
 
 
 def ask(

@@ -1,14 +1,16 @@
-"""The laws of reserving, on any trace of calls; each backend of limits joins by a line in BACKENDS."""
+"""The laws of reserving, on any trace of calls, in memory and on a real Redis; and that both decide alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fakes.redis_limits import DirectLimiter, VirtualStore
+from fakes.redis_server import RedisServer
 from llm_gateway.config import Charge, LimitSettings
 from llm_gateway.errors import RequestTooLargeError
 from llm_gateway.limits import Level, Limiter, MemoryLimiter, Reservation, Resource, Wait
@@ -22,8 +24,20 @@ def in_memory(given: LimitSettings, charge: Charge) -> Limiter:
     return MemoryLimiter(given, charge, now=0.0, name="model 'm'")
 
 
-BACKENDS: dict[str, Factory] = {"memory": in_memory}
-backends = pytest.mark.parametrize("factory", BACKENDS.values(), ids=BACKENDS.keys())
+@pytest.fixture(scope="module")
+def on_redis(redis_server: RedisServer) -> Iterator[Factory]:
+    store = VirtualStore(redis_server, lambda: 0.0)
+    yield lambda given, charge: DirectLimiter(store, given, charge)
+    store.close()
+
+
+@pytest.fixture(scope="module", params=["memory", "redis"])
+def factory(request: pytest.FixtureRequest) -> Factory:
+    if request.param == "memory":
+        return in_memory
+    found: Factory = request.getfixturevalue("on_redis")
+    return found
+
 
 SLACK = 1e-6  # of rounding, relative
 MINUTE: dict[Resource, str] = {
@@ -51,6 +65,7 @@ steps = st.one_of(
     st.tuples(st.just("reserve"), tokens, tokens),
     st.tuples(st.just("reserve"), tokens, tokens),
     st.tuples(st.just("wait"), tokens, tokens),
+    st.tuples(st.just("low"), tokens, tokens),
     st.tuples(st.just("settle"), which, tokens, tokens),
     st.tuples(st.just("refund"), which),
     st.tuples(st.just("keep"), which),
@@ -90,11 +105,23 @@ class Shadow:
     def advance(self, seconds: float) -> None:
         self.now += seconds
 
-    def reserve(self, tokens_in: float, tokens_out: float) -> Reservation | Wait | None:
+    def low(self, tokens_in: float, tokens_out: float) -> Reservation | Wait | None:
+        """A LOW call leaves its part in a deep bucket, or takes from a full one."""
+        before = self.levels()
+        outcome = self.reserve(tokens_in, tokens_out, low=True)
+        if isinstance(outcome, Reservation):
+            for resource, level in self.levels().items():
+                deep = level.burst > 10 * level.rate
+                if deep and outcome.cost[COLUMNS[resource]] > 0:
+                    full = before[resource].level >= level.burst * (1 - SLACK)
+                    assert full or level.level >= 0.4 * level.burst - SLACK * level.burst
+        return outcome
+
+    def reserve(self, tokens_in: float, tokens_out: float, *, low: bool = False) -> Reservation | Wait | None:
         cost = cost_of(tokens_in, tokens_out)
         before = self.levels()
         try:
-            outcome = self.limiter.reserve(cost, self.now)
+            outcome = self.limiter.reserve(cost, self.now, low=low)
         except RequestTooLargeError:
             assert self.levels() == before
             assert any(cost[COLUMNS[each]] > (level.limit or 0) for each, level in before.items())
@@ -171,9 +198,8 @@ class Shadow:
         return min(level.burst, permits + max(0.0, self.now - clock) * level.rate)
 
 
-@backends
 @given(given_limits=limits, charge=charges, trace=traces)
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_no_window_admits_more_than_its_rate_and_one_burst(
     factory: Factory, given_limits: LimitSettings, charge: Charge, trace: list[tuple[object, ...]]
 ) -> None:
@@ -190,9 +216,8 @@ def test_no_window_admits_more_than_its_rate_and_one_burst(
                 assert total <= (level.rate * window + max(level.burst, largest)) * (1 + SLACK) + SLACK
 
 
-@backends
 @given(given_limits=limits, charge=charges, trace=traces)
-@settings(max_examples=150)
+@settings(max_examples=100)
 @example(  # a refund that comes after the bucket was full again is lost
     given_limits=LimitSettings(tpm=6000, safety=1.0),
     charge="actual",
@@ -209,7 +234,6 @@ def test_the_level_is_never_above_that_of_a_bucket_charged_with_the_final_costs(
         assert level.level <= exact + SLACK * max(1.0, abs(exact), level.burst)
 
 
-@backends
 @given(given_limits=limits, charge=charges, trace=traces)
 def test_at_quiescence_nothing_is_reserved(
     factory: Factory, given_limits: LimitSettings, charge: Charge, trace: list[tuple[object, ...]]
@@ -221,7 +245,6 @@ def test_at_quiescence_nothing_is_reserved(
     assert all(level.reserved == 0 for level in shadow.levels().values())
 
 
-@backends
 @given(rate=st.integers(60, 60_000), reserved=st.integers(1, 50), extra=st.integers(1, 5000))
 def test_use_beyond_the_reservation_is_a_debt_that_the_next_call_waits_for(
     factory: Factory, rate: int, reserved: int, extra: int
@@ -239,7 +262,6 @@ def test_use_beyond_the_reservation_is_a_debt_that_the_next_call_waits_for(
         assert outcome.seconds == pytest.approx((need - level.level) * 60 / rate, abs=2e-6)
 
 
-@backends
 @given(limit=st.integers(1, 10_000), more=st.floats(1e-6, 1e300), key=st.sampled_from(list(MINUTE)))
 def test_more_than_the_whole_limit_fails_at_once_and_changes_nothing(
     factory: Factory, limit: int, more: float, key: Resource
@@ -256,7 +278,6 @@ def test_more_than_the_whole_limit_fails_at_once_and_changes_nothing(
     limiter.check(Cost(*amounts))
 
 
-@backends
 @given(jumps=st.lists(st.floats(-1e12, 1e12), max_size=20), tokens_in=st.floats(0, 1e15))
 def test_a_clock_that_jumps_never_fills_a_bucket_beyond_its_burst(
     factory: Factory, jumps: list[float], tokens_in: float
@@ -270,10 +291,27 @@ def test_a_clock_that_jumps_never_fills_a_bucket_beyond_its_burst(
             assert level.level <= level.burst
 
 
-@backends
 def test_a_clock_that_jumps_back_adds_no_permits(factory: Factory) -> None:
     limiter = factory(LimitSettings(rpm=60, safety=1.0), "actual")
     assert isinstance(limiter.reserve(cost_of(0.0, 0.0), 3600.0), Reservation)
     assert isinstance(limiter.reserve(cost_of(0.0, 0.0), 0.0), Wait)
     assert isinstance(limiter.reserve(cost_of(0.0, 0.0), 3600.5), Wait)
     assert isinstance(limiter.reserve(cost_of(0.0, 0.0), 3601.0), Reservation)
+
+
+@given(given_limits=limits, charge=charges, trace=traces)
+@settings(max_examples=100)
+def test_memory_and_redis_decide_alike_on_the_same_trace(
+    on_redis: Factory, given_limits: LimitSettings, charge: Charge, trace: list[tuple[object, ...]]
+) -> None:
+    memory = Shadow(in_memory(given_limits, charge), given_limits, charge)
+    redis = Shadow(on_redis(given_limits, charge), given_limits, charge)
+    for step in trace:
+        if step[0] == "wait":  # comes back as often as it has to
+            continue
+        ours, theirs = (getattr(each, str(step[0]))(*step[1:]) for each in (memory, redis))
+        assert type(ours) is type(theirs)
+        if isinstance(ours, Wait):
+            assert theirs == (pytest.approx(ours.seconds, rel=1e-9), ours.resource, ours.only_low)
+        for resource, level in memory.levels().items():
+            assert redis.levels()[resource].level == pytest.approx(level.level, rel=1e-9, abs=1e-9)

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 
 import pytest
 
-from fakes.provider import FakeProvider, Recorder, ask, gateway_over, rate_limited, unavailable
+from fakes.provider import (
+    QUIET,
+    FakeProvider,
+    Recorder,
+    ask,
+    careful_gateway_over,
+    gateway_over,
+    rate_limited,
+    unavailable,
+)
 from llm_gateway import (
     BatchError,
     DeadlineExceededError,
@@ -610,3 +619,29 @@ async def test_a_key_that_is_set_later_is_found(monkeypatch: pytest.MonkeyPatch)
     assert deployments["gpt-4o-mini"][0].endpoint.api_key is None
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-later")
     assert deployments["gpt-4o-mini"][0].endpoint.api_key is not None
+
+
+async def test_a_public_provider_without_known_limits_is_asked_slowly_until_it_tells_them() -> None:
+    provider = FakeProvider(headers={"x-ratelimit-limit-requests": "600", "x-ratelimit-remaining-requests": "599"})
+    async with careful_gateway_over(provider)(QUIET) as gateway:
+        tasks = [asyncio.create_task(gateway.request(ask(str(n)))) for n in range(50)]
+        await asyncio.sleep(0.9)
+        assert len(provider.ledger) <= 4
+        await asyncio.gather(*tasks)
+        assert gateway.get_stats()["pace"]["gpt-4o-mini"]["limits"]["requests"]["limit"] == 600
+    assert provider.ledger[-1].began < 10
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"models": {"gpt-4o-mini": {"limits": False}}},
+        {"providers": {"openai": {"base_url": "http://127.0.0.1:8000/v1"}}},
+        {"providers": {"openai": {"limits": {"rpm": 60_000}}}},
+    ],
+)
+async def test_known_limits_a_server_of_ones_own_and_false_mean_no_slow_beginning(config: dict[str, object]) -> None:
+    provider = FakeProvider()
+    async with careful_gateway_over(provider)({**QUIET, **config}) as gateway:
+        await asyncio.gather(*(gateway.request(ask(str(n))) for n in range(50)))
+    assert {entry.began for entry in provider.ledger} == {0.0}

@@ -1,0 +1,1 @@
+"""Permits that many processes and hosts share, through Redis or Valkey."""
