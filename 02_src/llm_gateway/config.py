@@ -60,6 +60,9 @@ Charge = Literal["admission_max", "actual"]
 
 Quota = PositiveInt
 
+BURST_SECONDS = 0.75
+SAFETY_OF_REQUESTS, SAFETY_OF_TOKENS = 0.99, 0.97
+
 
 class LimitSettings(Settings):
     """The provider's limits; those left out are learned from its answers."""
@@ -77,11 +80,23 @@ class LimitSettings(Settings):
     charge: Charge | None = None
     """How the provider charges: "admission_max" (the larger of the input and `max_tokens` when a call begins, never
     trued up) or "actual" (what was used). Default: the first for OpenAI and Azure, the second for all others."""
-    burst_seconds: Positive = 0.75
-    """How much of its rate a limit that stood idle lets through at once. Providers may enforce 60 a minute as 1 a
-    second; a little less than that leaves room for calls that arrive later than they were sent."""
-    safety: Annotated[float, Field(gt=0, le=1), Numeric] = 0.99
-    """The share of each limit that is used."""
+    burst_seconds: Positive | None = None
+    """How much of its rate a limit that stood idle lets through at once. Default: 0.75. Providers may enforce 60 a minute
+    as 1 a second; a little less leaves room for calls that arrive later than they were sent."""
+    safety: Annotated[float, Field(gt=0, le=1), Numeric] | None = None
+    """The share of each limit that is used. Default: 0.99 of requests, which are counted exactly, and 0.97 of tokens,
+    which are estimated."""
+
+    @property
+    def burst(self) -> float:
+        """`burst_seconds`, or its default."""
+        return BURST_SECONDS if self.burst_seconds is None else self.burst_seconds
+
+    def share(self, *, tokens: bool) -> float:
+        """Return the share of a limit that is used: one of tokens, or one of requests."""
+        if self.safety is not None:
+            return self.safety
+        return SAFETY_OF_TOKENS if tokens else SAFETY_OF_REQUESTS
 
     @property
     def is_empty(self) -> bool:

@@ -113,28 +113,14 @@ class LLMGateway:
         under way. On a gateway that is shut down it raises GatewayClosedError either way.
         """
         asked = list(requests)
+        if not self._closed:
+            self._here()  # the clock may be this loop's own
         since = self._clock.now()
         lanes = await self._admit(asked, raising=not return_exceptions)
         entered: list[Ticket | GatewayError | None] = [None] * len(asked)
-        queues: dict[tuple[Lane, RequestPriority], list[int]] = {}
-        for place, (request, lane) in enumerate(zip(asked, lanes, strict=True)):
-            if isinstance(lane, Lane):
-                queues.setdefault((lane, inherited(request).priority), []).append(place)
-            else:
-                entered[place] = lane
-
-        async def enter(lane: Lane, places: Sequence[int]) -> None:
-            for count, place in enumerate(places, 1):
-                if count % AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                entered[place] = await _enter(lane, asked[place], since)
-
         try:
             with lent_slot():
-                # A full queue must not hold up the items that go to another one.
-                async with asyncio.TaskGroup() as group:
-                    for (lane, _), places in queues.items():
-                        group.create_task(enter(lane, places))
+                await _enter_all(asked, lanes, entered, since)
                 outcomes = [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
         finally:
             for each in entered:
@@ -472,6 +458,32 @@ class _Running:
     def is_here(self) -> bool:
         """Whether its loop is the running one."""
         return self.loop is asyncio._get_running_loop()  # noqa: SLF001 - None where no loop runs
+
+
+async def _enter_all(
+    asked: Sequence[LLMRequest],
+    lanes: Sequence[Lane | GatewayError],
+    entered: list[Ticket | GatewayError | None],
+    since: float,
+) -> None:
+    """Submit each request to its lane as soon as there is room, and note its ticket or its error at its place."""
+    queues: dict[tuple[Lane, RequestPriority], list[int]] = {}
+    for place, (request, lane) in enumerate(zip(asked, lanes, strict=True)):
+        if isinstance(lane, Lane):
+            queues.setdefault((lane, inherited(request).priority), []).append(place)
+        else:
+            entered[place] = lane
+
+    async def enter(lane: Lane, places: Sequence[int]) -> None:
+        for count, place in enumerate(places, 1):
+            if count % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            entered[place] = await _enter(lane, asked[place], since)
+
+    # A full queue must not hold up the items that go to another one.
+    async with asyncio.TaskGroup() as group:
+        for (lane, _), places in queues.items():
+            group.create_task(enter(lane, places))
 
 
 async def _enter(lane: Lane, request: LLMRequest, since: float) -> Ticket | GatewayError:

@@ -165,7 +165,7 @@ class MemoryLimiter:
     def set_limit(self, resource: Resource, limit: float, now: float, /) -> None:
         """Let `resource` have a limit of `limit` a minute, or a day, from `now` on; a new one starts full."""
         period = DAY if resource == "requests_per_day" else 60.0
-        self._set(resource, limit, limit * self._settings.safety / period, now)
+        self._set(resource, limit, limit * self._settings.share(tokens="tokens" in resource) / period, now)
 
     def set_rate(self, resource: Resource, per_second: float, now: float, /) -> None:
         """Let permits of `resource` come at `per_second` while its limit is not known."""
@@ -253,7 +253,8 @@ class MemoryLimiter:
         if resource == "requests_per_day":
             return rate, rate * DAY
         rate *= self._scale
-        return rate, rate * self._settings.burst_seconds
+        burst = rate * self._settings.burst
+        return rate, max(1.0, burst) if resource == "requests" else burst  # half a request is none
 
     def _close(self, reservation: Reservation) -> bool:
         """Take `reservation` out of the open ones; False if it was closed before."""

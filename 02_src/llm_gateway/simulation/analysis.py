@@ -131,7 +131,7 @@ def capacities_of(provider: SimulatedProvider) -> list[Capacity]:
                 key=quota.key,
                 limit=quota.limit,
                 rate=quota.limit / PERIODS[quota.key],
-                usable=meter.limits.safety,
+                usable=meter.limits.share(tokens=quota.key.endswith("tpm")),
                 models=models,
                 uses=list(_uses(calls, quota.key)),
                 spans=(),

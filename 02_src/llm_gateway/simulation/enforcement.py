@@ -117,6 +117,6 @@ class Meter:
 def _quota(limits: LimitSettings, key: LimitKey, now: float, *, full: bool) -> Quota:
     limit = float(getattr(limits, key))
     # A day's quota can be used at once; of the others, so many seconds' worth.
-    burst = limit if key == "rpd" else max(1.0, limit * limits.burst_seconds / PERIODS[key])
+    burst = limit if key == "rpd" else max(1.0, limit * (limits.burst_seconds or 1.0) / PERIODS[key])
     level, told = (burst, limit) if full else (0.0, 0.0)
     return Quota(key=key, limit=limit, burst=burst, level=level, told=told, updated=now)

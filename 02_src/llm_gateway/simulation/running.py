@@ -26,6 +26,8 @@ from llm_gateway.simulation.work import Latency, Work
 class SimulatedGateway(LLMGateway):
     """LLMGateway over a SimulatedProvider; run it in a VirtualTimeLoop."""
 
+    _careful = False  # what the provider enforces is told
+
     def __init__(self, config: GatewayConfig, provider: SimulatedProvider) -> None:
         """Take a configuration and what answers in the place of all its providers."""
         self._provider = provider

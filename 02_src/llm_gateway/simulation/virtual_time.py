@@ -85,6 +85,8 @@ class _JumpingSelector(selectors.DefaultSelector):
                 return super().select(None)
             raise RuntimeError("deadlock: every task waits, and no timer is set")
         if not ready and timeout is not None and timeout > 0:
+            if self._loop.waits_for_threads:
+                return super().select(None)  # what a thread does takes no virtual time
             self._loop.now += timeout
         self._loop.shuffle_ready()
         return ready

@@ -253,7 +253,7 @@ async def test_a_rate_limit_that_never_ends_is_an_error_in_the_end() -> None:
 
 async def test_configured_limits_are_kept_and_the_receipt_says_what_was_reserved() -> None:
     provider = FakeProvider(latency=lambda _: 0.1)
-    models = {"gpt-4o-mini": {"limits": {"rpm": 600, "safety": 1.0}}}
+    models = {"gpt-4o-mini": {"limits": {"rpm": 600, "safety": 1.0, "burst_seconds": 1.0}}}
     async with gateway_over(provider, models=models) as gateway:
         answers = await gateway.batch([ask(str(n)) for n in range(100)])
         pace = gateway.get_stats()["pace"]["gpt-4o-mini"]
@@ -274,7 +274,7 @@ async def test_a_request_beyond_the_whole_limit_fails_at_once_and_is_not_sent() 
 
 async def test_models_of_one_account_share_its_limits() -> None:
     provider = FakeProvider(latency=lambda _: 0.1)
-    account = {"anthropic": {"limits": {"rpm": 60, "safety": 1.0}}}
+    account = {"anthropic": {"limits": {"rpm": 60, "safety": 1.0, "burst_seconds": 1.0}}}
     async with gateway_over(provider, providers=account) as gateway:
         await gateway.batch([ask(str(n), model=f"claude-{'haiku' if n % 2 else 'opus'}") for n in range(10)])
     assert max(entry.began for entry in provider.ledger) == pytest.approx(9.0)
@@ -299,7 +299,7 @@ async def test_an_unknown_limit_is_approached_slowly_where_that_is_asked_for() -
 
 async def test_callers_that_leave_give_back_the_permits_of_calls_that_were_not_made() -> None:
     provider = FakeProvider(latency=lambda _: 0.0)
-    models = {"gpt-4o-mini": {"limits": {"rpm": 60, "safety": 1.0}}}
+    models = {"gpt-4o-mini": {"limits": {"rpm": 60, "safety": 1.0, "burst_seconds": 1.0}}}
     async with gateway_over(provider, models=models) as gateway:
         leaving = asyncio.create_task(gateway.request(ask("a")))
         await asyncio.sleep(0)

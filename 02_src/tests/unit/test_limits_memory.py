@@ -13,7 +13,7 @@ HUNDRED = Cost(1.0, 60.0, 40.0, 100.0)
 
 
 def limiter(charge: Charge = "actual", **limits: float) -> MemoryLimiter:
-    settings = LimitSettings.model_validate({"safety": 1.0, **limits})
+    settings = LimitSettings.model_validate({"safety": 1.0, "burst_seconds": 1.0, **limits})
     return MemoryLimiter(settings, charge, now=0.0, name="model 'm'")
 
 

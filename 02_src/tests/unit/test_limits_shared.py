@@ -351,7 +351,7 @@ async def test_a_process_that_started_later_brings_its_newer_configuration(team:
 
 
 async def test_a_call_that_was_never_sent_gives_its_permits_back(team: Team) -> None:
-    (member,) = team.join(1, limits={"tpm": 6000, "safety": 1.0})
+    (member,) = team.join(1, limits={"tpm": 6000, "safety": 1.0, "burst_seconds": 1.0})
     await asyncio.sleep(2.0)
     now = member.clock.now()
     cost = Cost(1.0, 60.0, 0.0, 60.0)
