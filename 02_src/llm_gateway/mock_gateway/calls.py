@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llm_gateway.events import AttemptFailed, Event, RequestDone
 from llm_gateway.mock_gateway.matching import last_text, shown, text_of
@@ -143,6 +144,28 @@ class CallAssertions:
         if not any(set(names) <= set(call.tools) for call in self.calls):
             raise AssertionError(f"Expected a call that offers {' and '.join(names)}, got none.{_listing(self.calls)}")
 
+    def assert_called_in_order(self, *parts: str) -> None:
+        """Assert that calls contained these texts in this order; other calls may stand between them."""
+        __tracebackhide__ = True
+        calls = iter(self.calls)
+        for place, part in enumerate(parts):
+            wanted = Wanted(None, part, None, None, None, None)
+            if not any(map(wanted.fits, calls)):  # takes the calls up to the one that fits
+                after = f" after the one containing {shown(parts[place - 1])}" if place else ""
+                raise AssertionError(f"Expected a call{wanted}{after}, got none.{_listing(self.calls)}")
+
+    def assert_sent(self, **fields: Any) -> None:
+        """Assert that the request of some call has all these fields, such as `temperature=0.2` and `max_tokens=100`.
+
+        Raises AttributeError for a field that LLMRequest has not.
+        """
+        __tracebackhide__ = True
+        sent = [{name: getattr(call.request, name) for name in fields} for call in self.calls]
+        if fields not in sent:
+            lines = [f"\n  {number}. {_fields(each)}" for number, each in enumerate(sent[:LISTED], 1)]
+            told = f" These were sent:{''.join(lines)}" if sent else " No model was called."
+            raise AssertionError(f"Expected a call with {_fields(fields)}, got none.{told}")
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -179,6 +202,10 @@ class Wanted:
         }
         # A ModelProvider is a str, but formats as its member's name.
         return "".join(text.format(getattr(part, "value", part)) for text, part in parts.items() if part is not None)
+
+
+def _fields(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in fields.items())
 
 
 def _listing(calls: Sequence[RecordedCall]) -> str:

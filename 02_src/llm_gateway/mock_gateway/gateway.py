@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_gateway.config import GatewayConfig, LogSettings, load_config, of_type
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.events import Observer
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.mock_gateway.calls import CallAssertions, Ledger
+from llm_gateway.mock_gateway.chaos import Chaos, Weather, load_chaos
 from llm_gateway.mock_gateway.responses import load_responses
-from llm_gateway.mock_gateway.scripted import Script, ScriptedClients
+from llm_gateway.mock_gateway.scripted import Replies, Script, ScriptedClients
 from llm_gateway.mock_gateway.skipping import SkippingClock
+
+if TYPE_CHECKING:
+    from llm_gateway.clients.base import ClientFactory
 
 
 class MockLLMGateway(CallAssertions, LLMGateway):
@@ -32,8 +36,13 @@ class MockLLMGateway(CallAssertions, LLMGateway):
     for a file or a socket of their own; for tests of cancelling by `asyncio.wait_for`, which has a clock of its own,
     leave it off.
 
-    Raises ConfigurationError for a malformed configuration or file.
+    `chaos` lets the provider fail by a seed: `Chaos`, or a mapping of the same keys. What it does to a call stands in
+    `calls` under the rule "chaos".
+
+    Raises ConfigurationError for a malformed configuration, file or chaos.
     """
+
+    _careful = False  # there is nobody to spare
 
     def __init__(
         self,
@@ -42,10 +51,13 @@ class MockLLMGateway(CallAssertions, LLMGateway):
         responses: Path | str | Mapping[str, Any] | None = None,
         seed: int = 0,
         skip_waits: bool = False,
+        chaos: Chaos | Mapping[str, Any] | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
         """Take the configuration as the real gateway does, and the answers."""
-        self._script = Script(load_responses(responses))
+        self._script: Replies = Script(load_responses(responses))
+        loaded = load_chaos(chaos)
+        self._weather = None if loaded is None else Weather(loaded)
         self._ledger = Ledger()
         self.calls = self._ledger.calls
         self._seed = seed
@@ -53,15 +65,23 @@ class MockLLMGateway(CallAssertions, LLMGateway):
         super().__init__(_quiet(config, seed), observers=(self._ledger, *observers))
 
     def reset(self) -> None:
-        """Forget the calls and begin every sequence and the pauses' chance anew. Statistics and journal go on."""
+        """Forget the calls and begin every sequence, the chaos and the pauses' chance anew.
+
+        Statistics and journal go on.
+        """
         self._ledger.clear()
         self._script.rewind()
+        if self._weather is not None:
+            self._weather.clear_up()
         self._rng.seed(self._config.seed)
 
-    def _connect(self) -> ScriptedClients:
+    def _connect(self) -> ClientFactory:
+        return self._scripted()
+
+    def _scripted(self) -> ScriptedClients:
         if self._skip_waits:
             self._clock = SkippingClock()  # it belongs to one loop, as the clients do
-        return ScriptedClients(self._script, self._ledger, seed=self._seed, clock=self._clock)
+        return ScriptedClients(self._script, self._ledger, seed=self._seed, clock=self._clock, weather=self._weather)
 
 
 def _quiet(config: Mapping[str, Any] | GatewayConfig | None, seed: int) -> GatewayConfig:

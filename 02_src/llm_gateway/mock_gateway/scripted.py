@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clock import Clock
@@ -23,11 +23,13 @@ from llm_gateway.errors import (
 )
 from llm_gateway.mock_gateway.answers import completion_of
 from llm_gateway.mock_gateway.calls import Ledger
+from llm_gateway.mock_gateway.chaos import Fate, Weather
 from llm_gateway.mock_gateway.matching import Asked, fits, nearest_rule, shown, what_is_missing
 from llm_gateway.mock_gateway.pieces import pieces_of
 from llm_gateway.mock_gateway.responses import MockResponses, Reply, Rule, ScriptedError, ScriptedStream
 from llm_gateway.models import LLMRequest, StreamDelta
 
+FAIR = Fate()  # nothing befalls the call
 SERVER_ERROR = 500  # the first HTTP status that blames the provider, not the request
 
 KINDS: Mapping[str, tuple[type[ProviderError], int | None]] = {
@@ -49,6 +51,16 @@ class UnmatchedRequestError(GatewayError):
     """No rule of the mock fits this call, and it has no default. The message names the nearest rule."""
 
     kind: ClassVar[str] = "unmatched"
+
+
+class Replies(Protocol):
+    """Where the answers come from."""
+
+    def next_reply(self, asked: Asked, /) -> tuple[str, Reply]:
+        """Return the answer to a call, and what the rule is called. Raises GatewayError if there is none."""
+
+    def rewind(self) -> None:
+        """Begin anew."""
 
 
 class Script:
@@ -94,15 +106,20 @@ def _unmatched(rules: Sequence[Rule], asked: Asked) -> str:
 class ScriptedClients:
     """Makes scripted clients, which share one script and one list of calls."""
 
-    def __init__(self, script: Script, ledger: Ledger, *, seed: int, clock: Clock) -> None:
+    def __init__(
+        self, script: Replies, ledger: Ledger, *, seed: int, clock: Clock, weather: Weather | None = None
+    ) -> None:
         self._script = script
         self._ledger = ledger
         self._seed = seed
         self._clock = clock
+        self._weather = weather
 
     def connect(self, deployment: Deployment, /) -> ScriptedClient:
         """Return the client of a deployment; needs no key and no package."""
-        return ScriptedClient(deployment, self._script, self._ledger, seed=self._seed, clock=self._clock)
+        return ScriptedClient(
+            deployment, self._script, self._ledger, seed=self._seed, clock=self._clock, weather=self._weather
+        )
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -114,25 +131,35 @@ class ScriptedClients:
 class ScriptedClient:
     """Stands in for the chat model of one deployment."""
 
-    def __init__(self, deployment: Deployment, script: Script, ledger: Ledger, *, seed: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        script: Replies,
+        ledger: Ledger,
+        *,
+        seed: int,
+        clock: Clock,
+        weather: Weather | None = None,
+    ) -> None:
         self._deployment = deployment
         self._script = script
         self._ledger = ledger
         self._seed = seed
         self._clock = clock
+        self._weather = weather
 
     def check(self, request: LLMRequest, /) -> None:
         """Refuse nothing."""
 
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Answer by script after the scripted time. Raises UnmatchedRequestError where no rule fits."""
-        asked, rule, reply = self._ask(request)
+        asked, rule, reply = self._ask(request, streamed=False)
         await self._begin(reply, request, rule)
         return completion_of(reply, asked, self._seed)
 
     async def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
         """Answer by script, piece by piece, and break off where the script does."""
-        asked, rule, reply = self._ask(request)
+        asked, rule, reply = self._ask(request, streamed=True)
         await self._begin(reply, request, rule)
         completion = completion_of(reply, asked, self._seed)
         script = reply.stream or ScriptedStream()
@@ -150,12 +177,22 @@ class ScriptedClient:
             await self._clock.sleep(self._deployment.endpoint.timeout)
         raise self._failure(error, request, rule)
 
-    def _ask(self, request: LLMRequest) -> tuple[Asked, str, Reply]:
+    def _ask(self, request: LLMRequest, *, streamed: bool) -> tuple[Asked, str, Reply]:
         """Record a call, and return what answers it and what that rule is called."""
         call = self._ledger.begin(request, self._deployment.name, at=self._clock.now())
         asked = Asked(request=request, model=call.model, attempt=call.attempt)
+        fate = self._fate(asked, streamed=streamed)
+        if fate.instead is not None:
+            call.rule = "chaos"
+            return asked, call.rule, fate.instead
         call.rule, reply = self._script.next_reply(asked)
-        return asked, call.rule, reply
+        return asked, call.rule, fate.upon(reply)
+
+    def _fate(self, asked: Asked, *, streamed: bool) -> Fate:
+        if self._weather is None:
+            return FAIR
+        timeout = self._deployment.endpoint.timeout
+        return self._weather.fate(asked, now=self._clock.now(), timeout=timeout, streamed=streamed)
 
     async def _begin(self, reply: Reply, request: LLMRequest, rule: str) -> None:
         """Take the scripted time, and fail if the script says so."""

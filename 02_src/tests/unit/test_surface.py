@@ -19,6 +19,7 @@ from llm_gateway.errors import (
     ProviderError,
     QueueFullError,
     RateLimitError,
+    StreamInterruptedError,
 )
 
 
@@ -51,6 +52,7 @@ def test_every_error_has_a_kind_of_its_own() -> None:
         InvalidRequestError("wrong", field="model"),
         DeadlineExceededError(3.0, waited_for="waiting in the queue"),
         BatchError([ValueError("x")]),
+        StreamInterruptedError(RateLimitError("busy", provider="p", model="m", request_id="r"), partial="Once upon"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -67,6 +69,13 @@ def test_the_providers_word_overrides_what_a_class_says_of_retries() -> None:
     assert RateLimitError.retryable
     assert not RateLimitError("no", provider="p", model="m", retryable=False).retryable
     assert ProviderError("no", provider="p", model="m", retryable=True).retryable
+
+
+def test_an_interrupted_stream_can_be_asked_again_if_what_broke_it_can() -> None:
+    for retryable in (True, False):
+        cause = ProviderError("broken", provider="p", model="m", retryable=retryable)
+        assert StreamInterruptedError(cause, partial="").retryable is retryable
+    assert not StreamInterruptedError.retryable
 
 
 def test_a_batch_error_without_failures_is_still_an_error() -> None:
