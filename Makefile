@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test format lint types layers unit bench bench-redis bench-limits bench-priority bench-cost docs pictures lock clean
+.PHONY: help setup demo test format lint types layers unit soak bench bench-memory bench-redis bench-limits bench-priority bench-cost docs pictures lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ DEV := $(VENV)/.ready-dev
 DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.ready-demo)
 AIMOCK := 02_src/tests/aimock
 NODE := $(AIMOCK)/node_modules/.ready
-TYPED := 02_src/llm_gateway 02_src/tests 02_src/tools
+TYPED := 02_src/llm_gateway 02_src/llm_gateway_pytest.py 02_src/tests 02_src/tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -50,8 +50,14 @@ layers: $(DEV) ## each room imports only from the floors below it
 unit: $(DEV) ## the fast tests alone
 	@$(BIN)/pytest -q 02_src/tests/unit 02_src/tests/property
 
-bench: $(DEV) ## speed, beside bare LangChain and LiteLLM
+soak: setup ## kill jobs a thousand times
+	@LLM_GATEWAY_KILLS=1000 $(BIN)/pytest -q -n 2 02_src/tests/integration/test_jobs_killed.py
+
+bench: $(DEV) ## speed, beside bare LangChain, LiteLLM, TensorZero and any-llm
 	@$(BIN)/python 02_src/tests/bench/run.py
+
+bench-memory: $(DEV) ## memory over 200,000 requests on each transport, and what a shutdown leaves
+	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.memory
 
 bench-redis: $(DEV) ## four processes on limits that one Redis counts
 	@$(BIN)/python 02_src/tests/bench/limits_redis.py

@@ -81,8 +81,8 @@ class LimitSettings(Settings):
     """How the provider charges: "admission_max" (the larger of the input and `max_tokens` when a call begins, never
     trued up) or "actual" (what was used). Default: the first for OpenAI and Azure, the second for all others."""
     burst_seconds: Positive | None = None
-    """How much of its rate a limit that stood idle lets through at once. Default: 0.75. Providers may enforce 60 a minute
-    as 1 a second; a little less leaves room for calls that arrive later than they were sent."""
+    """How much of its rate a limit that stood idle lets through at once. Default: 0.75. Providers may enforce 60 a
+    minute as 1 a second; a little less leaves room for calls that arrive later than they were sent."""
     safety: Annotated[float, Field(gt=0, le=1), Numeric] | None = None
     """The share of each limit that is used. Default: 0.99 of requests, which are counted exactly, and 0.97 of tokens,
     which are estimated."""

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from llm_gateway.batching import Lane, inherited, lent_slot, on_behalf_of
+from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.coalescing import Coalescing
 from llm_gateway.config import GatewayConfig, load_config
@@ -30,6 +31,7 @@ from llm_gateway.tokens import Estimator
 if TYPE_CHECKING:
     from llm_gateway.clients.base import ClientFactory
     from llm_gateway.integrations.langchain import GatewayChatModel
+    from llm_gateway.jobs import Job
 
 log = logging.getLogger("llm_gateway")
 
@@ -59,8 +61,9 @@ class LLMGateway:
         self._stats = Stats()
         self._journal = Journal(self._config.logs) if self._config.logs.dir else None
         observers = list(observers)
+        self._calls = CallWatch()
         self._tells_beginnings = bool(observers)
-        own: list[Observer] = [self._stats, self._journal] if self._journal else [self._stats]
+        own: list[Observer] = [self._stats, self._calls, *([self._journal] if self._journal else [])]
         self._observer = Observers.of([*own, *observers])
         self._deployments = Deployments(self._config)
         self._quotas: dict[str, RetryQuota] = {}
@@ -155,6 +158,19 @@ class LLMGateway:
             ticket.home.discard(ticket)
             if call is not None:
                 await asyncio.wait((call,))
+
+    def job(self, path: Path | str | None, **options: Any) -> Job:
+        """Return a bulk job whose state is the file `path`; None: a temporary one. Use it in `async with`.
+
+        `async for outcome in job.run(requests)` yields outcomes as they come, and resumes where a run was stopped or
+        killed. `options` are those of `llm_gateway.jobs.Job`.
+        """
+        from llm_gateway.jobs import Job
+
+        self._tells_beginnings = True  # a job writes every call down before it is made
+        for lane in self._lanes():
+            lane.tell_beginnings()
+        return Job(self, path, watch=self._calls, **options)
 
     # --- looking ----------------------------------------------------------------------------------------------
 

@@ -54,7 +54,8 @@ class RequestPriority(int, Enum):
 class Record(BaseModel):
     """A frozen record whose fields can be given by position, and whose errors are one sentence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Built when first used: `import llm_gateway` is somebody's start-up time.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     if not TYPE_CHECKING:  # type checkers see the keyword signature that pydantic derives from the fields
 

@@ -81,7 +81,7 @@ class Calls:
         self._clock = clock
         self._observer = observer
         self._is_cancelled = False
-        self._tells_beginnings = tells_beginnings  # whether somebody wants to hear when a call begins
+        self.tells_beginnings = tells_beginnings  # whether somebody wants to hear when a call begins
 
     def send(self, batch: Batch, upstream: Upstream, why: CloseReason) -> None:
         """Let a batch leave."""
@@ -149,7 +149,7 @@ class Calls:
         slot = Slot(ticket, upstream, self._on_lent)
         ASKER.set(Asker(ticket.priority, ticket.agent, slot))  # of this item's task alone
         ticket.begin_attempt(self._clock.now(), batch_id)
-        if self._tells_beginnings:
+        if self.tells_beginnings:
             self._began(ticket, batch_id, upstream)
         try:
             await self._attempt(ticket, upstream)

@@ -43,11 +43,11 @@ def examples(*commands: str) -> str:
     return "\n".join(("Examples:", *commands))
 
 
-def command(*usage: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(*usage: str, of: typer.Typer | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command whose help is its docstring and some examples of its use."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        return app.command(help=flowing(function.__doc__), epilog=examples(*usage))(function)
+        return (of or app).command(help=flowing(function.__doc__), epilog=examples(*usage))(function)
 
     return register
 
@@ -102,11 +102,13 @@ def top(
 @command(
     "llm-gateway run prompts.jsonl -o answers.jsonl --model gpt-4o-mini",
     "llm-gateway run openai-batch.jsonl -o results.jsonl --model local-llama",
+    "llm-gateway run reviews.csv -o reviews.parquet -m gpt-4o-mini --prompt-template 'Sort this: {text}'",
+    "llm-gateway run prompts.jsonl -o answers.jsonl --retry-failed timeout,unavailable",
     "generate-rows | llm-gateway run - > answers.jsonl",
 )
 def run(
     *,
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A file of JSON lines; - is standard input.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="JSON lines, CSV or Parquet; - is standard input.")],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where the results go; - is standard output.")
     ] = "-",
@@ -131,25 +133,84 @@ def run(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Write over an output that exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Begin anew: write over an output that exists, and forget its job.")
+    ] = False,
+    retry_failed: Annotated[
+        str | None,
+        typer.Option(
+            "--retry-failed",
+            metavar="KINDS",
+            help="Ask the failed rows of a job again: 'all', or kinds of errors such as timeout,unavailable.",
+            show_default=False,
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt-template",
+            metavar="TEXT",
+            help="The prompt of each row, with names of columns in braces; @FILE reads it from a file. A column "
+            "request_id names the row. Tables need it, lines of JSON may have it.",
+            show_default=False,
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message before each such prompt.")
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(
+            "--schema",
+            metavar="FILE",
+            help="A JSON schema that each answer must follow. Every row asks for it; an answer that does not fit "
+            "is asked for again, as often as retry.max_attempts says.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            min=0,
+            metavar="USD",
+            help="Stop before the whole job could cost more than that; a later run with more goes on.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Answer a file of requests.
 
     Each line of INPUT is a request as JSON (the fields of LLMRequest: `messages`, `model`, `max_tokens`, `tools`, …),
     or `{"prompt": "…"}` with any of those fields and perhaps `system`, or a line of OpenAI's batch format
-    (`custom_id`, `body`). A line without an id is called `line-N`.
+    (`custom_id`, `body`). A line without an id is called `line-N`. A file may be compressed with gzip. A CSV or
+    Parquet file is read with --prompt-template.
 
     Each result is one line, written as soon as it is there, so not in the order of the input: `request_id`, `line`,
     and `response` or `error`; for a line of OpenAI's format a line of its output format. A malformed line is told
-    with its number and does not stop the rest.
+    with its number and does not stop the rest. An output named .csv or .parquet is a table in the order of the
+    input, written when the run ends.
+
+    The state of the job lies beside the output, in FILE.job. However a run ended, the same command goes on: what was
+    answered is not asked again. Through a pipe (-) there is no state, and a run that is stopped begins anew.
 
     Ctrl-C ends the reading and waits for what is under way; a second one does not wait.
     """
     with errors_told():
-        from llm_gateway.cli.run import run_file
+        from llm_gateway.cli.run import Options, run_file
 
-        chosen = RequestPriority[priority.name] if priority else None
-        code = run_file(source, output, config=config, model=model, priority=chosen, force=force)
+        options = Options(
+            config=config,
+            model=model,
+            priority=RequestPriority[priority.name] if priority else None,
+            force=force,
+            template=template,
+            system=system,
+            schema=schema,
+            budget=budget,
+            retry_failed=retry_failed,
+        )
+        code = run_file(source, output, options)
     raise typer.Exit(code)
 
 
@@ -239,6 +300,171 @@ def report(
         from llm_gateway.cli.report import show_report
 
         show_report(directory, html=html, config=config)
+
+
+@command(
+    "llm-gateway simulate trace.jsonl --limits rpm=500,tpm=200000 --model gpt-4o-mini",
+    "llm-gateway simulate 04_logs/gateway --load 2 --html simulation.html",
+    "llm-gateway simulate trace.jsonl --latency 0.8,4 --speed 60 --trouble unavailable:600-900",
+)
+def simulate(
+    *,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRACE...", help="Files of JSON lines, or the folder of a journal; - is standard input."
+        ),
+    ],
+    config: Config = None,
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            "--limits",
+            "-l",
+            metavar="KEY=N,...",
+            help="What the provider allows each model of the trace: rpm, tpm, itpm, otpm, rpd. The gateway is told, "
+            "unless the configuration has limits for the model. Default: as the configuration says.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Ask this model, whatever the lines say. Default: what each line names, else the one model that the "
+            "configuration file has a section for.",
+            show_default=False,
+        ),
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            "--latency",
+            metavar="MEDIAN[,P99]",
+            help="Seconds until an answer's first token. Default: the trace's latencies, else 0.6,3.",
+            show_default=False,
+        ),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            "--speed", min=0.001, metavar="N", help="Output tokens a second. Default: 80.", show_default=False
+        ),
+    ] = None,
+    load: Annotated[
+        float, typer.Option("--load", min=0.001, metavar="X", help="Let the requests come X times as fast.")
+    ] = 1.0,
+    trouble: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trouble",
+            metavar="KIND:START-END[:SHARE]",
+            help="Between two seconds let a share of the calls fare badly: rate_limit (429), overloaded (529), "
+            "unavailable (503), timeout, truncated or slow. May be given more than once.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of what is drawn; the same gives the same.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write one page with plots.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Tell how traffic would fare: time to finish, waits, use of the limits, 429s, cost, and which limit binds.
+
+    The real queue, limits and retries work in virtual time before a simulated provider: a day takes seconds, nothing is
+    sent, and no key is needed. A line of TRACE is `{"at": 0.5, "model": "gpt-4o-mini"}` with perhaps `priority`,
+    `agent`, `input_tokens`, `output_tokens`, `max_tokens`, `deadline` and `latency`; `at` is in seconds from the
+    beginning. A line may also be a journal's, or one that `llm-gateway run` reads, which comes at the beginning. Sizes
+    that are left out are drawn.
+    """
+    with errors_told():
+        from llm_gateway.cli.simulate import simulate_files
+
+        code = simulate_files(
+            sources,
+            config=config,
+            model=model,
+            limits=limits,
+            latency=latency,
+            speed=speed,
+            load_factor=load,
+            troubles=trouble or (),
+            seed=seed,
+            html=html,
+            as_json=as_json,
+        )
+    raise typer.Exit(code)
+
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job's output, or its state FILE.job.")]
+
+jobs_app = typer.Typer(
+    help="List bulk jobs and see how they stand.",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    epilog=examples("llm-gateway jobs", "llm-gateway jobs --dir results", "llm-gateway jobs show answers.jsonl"),
+)
+app.add_typer(jobs_app, name="jobs")
+
+
+@jobs_app.callback()
+def jobs(
+    context: typer.Context,
+    *,
+    folder: Annotated[Path, typer.Option("--dir", "-d", metavar="DIR", help="The folder to look into.")] = Path(),
+) -> None:
+    """List the jobs of a folder: how many rows are answered, failed, pending, and how many calls are in doubt."""
+    if context.invoked_subcommand is not None:
+        return
+    with errors_told():
+        from llm_gateway.cli.jobs import list_jobs
+
+        list_jobs(folder)
+
+
+@command("llm-gateway jobs show answers.jsonl", "llm-gateway jobs show answers.jsonl --json", of=jobs_app)
+def show(
+    *,
+    job: JobFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show how far a job is and its ledger: every row in one state, every call paid, failed or in doubt."""
+    with errors_told():
+        from llm_gateway.cli.jobs import show_job
+
+        show_job(job, as_json=as_json)
+
+
+@command("llm-gateway jobs cancel answers.jsonl", "llm-gateway jobs cancel answers.jsonl --undo", of=jobs_app)
+def cancel(
+    *,
+    job: JobFile,
+    undo: Annotated[bool, typer.Option("--undo", help="Let a cancelled job go on with its next run.")] = False,
+) -> None:
+    """Stop a job that runs in another process, and let no run go on with it until that is taken back."""
+    with errors_told():
+        from llm_gateway.cli.jobs import cancel_job
+
+        cancel_job(job, undo=undo)
+
+
+@command("llm-gateway jobs export answers.jsonl -o answers.parquet", of=jobs_app)
+def export(
+    *,
+    job: JobFile,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSON lines, .csv or .parquet.")],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Write over a file that exists.")] = False,
+) -> None:
+    """Write what is known of a job into a file, also while it runs; a table has a row for each row of the input."""
+    with errors_told():
+        from llm_gateway.cli.jobs import export_job
+
+        export_job(job, output, force=force)
 
 
 def main() -> None:

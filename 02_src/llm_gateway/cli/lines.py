@@ -1,11 +1,14 @@
-"""The lines of an input, read as they are needed, in bounded memory."""
+"""The lines of an input, read as they are needed, in bounded memory; compressed ones are unpacked on the way."""
 
 from __future__ import annotations
 
 import os
 import stat
+import zlib
 from collections.abc import AsyncIterator, Iterator
+from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_gateway.cli.background import in_background
 from llm_gateway.errors import GatewayError
@@ -13,11 +16,11 @@ from llm_gateway.errors import GatewayError
 STANDARD_INPUT = "-"
 CHUNK = 64 * 1024
 LONGEST_LINE = 32 * 1024 * 1024  # bytes; a row with some images fits, a file with no line ends does not fill the memory
+GZIP = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 NOT_LINES = {
     b"\xff\xfe": "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8",
     b"\xfe\xff": "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8",
-    b"\x1f\x8b": "is compressed; unpack it on the way: gunzip -c FILE | llm-gateway run -",
     b"\x28\xb5\x2f\xfd": "is compressed; unpack it on the way: zstd -dc FILE | llm-gateway run -",
     b"PK\x03\x04": "is a ZIP archive; unpack it first",
 }
@@ -58,6 +61,38 @@ class LineSplitter:
         return line
 
 
+class Gunzip:
+    """Unpacks chunks of a gzip stream, which may have several members."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what `chunk` adds. Raises GatewayError."""
+        parts = []
+        try:
+            while chunk:
+                if self._member.eof:
+                    self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+                parts.append(self._member.decompress(chunk))
+                chunk = self._member.unused_data.lstrip(b"\0")  # some tools pad members
+        except zlib.error:
+            raise GatewayError("The input is damaged: its gzip data cannot be unpacked.") from None
+        return b"".join(parts)
+
+    def end(self) -> None:
+        """Raise GatewayError if more should have come."""
+        if not self._member.eof:
+            raise GatewayError("The input is damaged: its gzip data breaks off.")
+
+
+class Survey(NamedTuple):
+    """What is known of an input before it is read."""
+
+    digest: str  # of its bytes
+    rows: int  # lines, blank ones included
+
+
 class Input:
     """A file of lines, or standard input. Raises GatewayError, one sentence, for what cannot be read."""
 
@@ -76,35 +111,64 @@ class Input:
         if self._is_regular:
             self._check(os.pread(self._file, CHUNK, self._start))
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it can be read a second time."""
+        return self._is_regular
+
     async def lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
         """Yield (number, line) from 1; the line is None where it is longer than LONGEST_LINE."""
         splitter = LineSplitter()
         number = 0
-        chunk = await in_background(self._read)
-        self._check(chunk)
-        chunk = chunk.removeprefix(BOM)
-        while chunk:
+        async for chunk in self._text():
             for line in splitter.feed(chunk):
                 number += 1
                 yield number, line
-            chunk = await in_background(self._read)
         for line in splitter.end():
             yield number + 1, line
 
-    def count(self) -> int | None:
-        """Count the lines of a regular file, blank ones included; None for what can be read but once."""
+    async def rows(self, after: int = 0) -> AsyncIterator[tuple[int, bytes | None]]:
+        """Yield the lines whose number is above `after`."""
+        async for number, line in self.lines():
+            if number > after:
+                yield number, line
+
+    def survey(self) -> Survey | None:
+        """Read a regular file through, before its lines are; None for what can be read but once."""
         if not self._is_regular:
             return None
-        ends, last, at = 0, b"\n", self._start
+        digest, ends, last, at, unpack = blake2b(digest_size=16), 0, b"\n", self._start, None
         while chunk := os.pread(self._file, 1024 * 1024, at):
-            ends += chunk.count(b"\n")
-            last, at = chunk[-1:], at + len(chunk)
-        return ends + (last != b"\n")
+            if at == self._start and chunk.startswith(GZIP):
+                unpack = Gunzip()
+            at += len(chunk)
+            digest.update(chunk)
+            text = unpack.feed(chunk) if unpack is not None else chunk
+            ends += text.count(b"\n")
+            last = text[-1:] or last
+        return Survey(digest.hexdigest(), ends + (last != b"\n"))
 
     def close(self) -> None:
         """Close a file that was opened here."""
         if self._file:
             os.close(self._file)
+
+    async def _text(self) -> AsyncIterator[bytes]:
+        """Yield the input in chunks, unpacked if it is compressed."""
+        chunk = await in_background(self._read)
+        unpack = Gunzip() if chunk.startswith(GZIP) else None
+        is_first = True
+        while chunk:
+            text = unpack.feed(chunk) if unpack is not None else chunk
+            if text and is_first:
+                self._check(text)
+                text = text.removeprefix(BOM)
+                is_first = False
+            if text:
+                yield text
+            chunk = await in_background(self._read)
+        if unpack is not None:
+            unpack.end()
 
     def _read(self) -> bytes:
         try:
@@ -113,6 +177,8 @@ class Input:
             raise GatewayError(f"The input {self.name} cannot be read: {error.strerror}.") from None
 
     def _check(self, start: bytes) -> None:
+        if start.startswith(GZIP):
+            return  # looked into once it is unpacked
         for magic, what in NOT_LINES.items():
             if start.startswith(magic):
                 raise GatewayError(f"The input {self.name} {what}.")

@@ -1,4 +1,8 @@
-"""Where the lines of results go: whole, in the order they come, and never holding up the event loop."""
+"""Where the lines of results go: whole, in the order they come, and never holding up the event loop.
+
+An output that is kept is part of a job: what stands in it beyond the place that the job's state knows is written anew
+when the job goes on, so that no line is torn or doubled.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +32,8 @@ class Output:
         self._broken: OSError | None = None
         self._file = 1
         if path != STANDARD_OUTPUT:
-            _check(Path(path), force=force, source=source)
-            self._file = _open(path)
+            check_output(Path(path), force=force, source=source)
+            self._file = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         # Also what goes into a pipe may end on the terminal, through `head` or `tee`.
         self.may_show = os.isatty(self._file) or stat.S_ISFIFO(os.fstat(self._file).st_mode)
 
@@ -54,9 +58,50 @@ class Output:
             os.close(self._file)
 
 
-def _check(path: Path, *, force: bool, source: os.stat_result) -> None:
+class KeptOutput:
+    """A file that another process may go on with, from a place that it was told."""
+
+    may_show = False
+
+    def __init__(self, path: Path, *, place: int) -> None:
+        """Open `path` and cut off what stands behind `place`, in bytes. Raises GatewayError."""
+        self.name = str(path)
+        self._file = _open(str(path), os.O_WRONLY | os.O_CREAT)
+        self.place = place
+        os.ftruncate(self._file, place)
+
+    async def write(self, lines: bytes) -> None:
+        """Return when `lines` have been handed to the system. Raises OSError, and then no part of them is kept."""
+        try:
+            await in_background(lambda: _write(self._file, lines, self.place))
+        except OSError:
+            os.ftruncate(self._file, self.place)
+            raise
+        self.place += len(lines)
+
+    async def sync(self) -> None:
+        """Return when all lines are on the disk. Raises OSError."""
+        await in_background(lambda: os.fsync(self._file))
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def size_of(path: Path) -> int:
+    """Return how many bytes a file holds, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def check_output(path: Path, *, force: bool, source: os.stat_result) -> None:
+    """Raise GatewayError, one sentence, for what must not be written: the input, a folder, a file without `force`."""
     if is_same_file(source, path):
         raise GatewayError(f"The output {path} is the input; give another file.")
+    if not path.parent.is_dir():
+        raise GatewayError(f"The output {path} cannot be written: there is no folder {path.parent}; make it first.")
     try:
         status = path.stat()
     except OSError:
@@ -67,19 +112,17 @@ def _check(path: Path, *, force: bool, source: os.stat_result) -> None:
         raise GatewayError(f"The output {path} exists; give another file, or --force to write over it.")
 
 
-def _open(path: str) -> int:
+def _open(path: str, how: int) -> int:
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    except FileNotFoundError:
-        folder = Path(path).parent
-        raise GatewayError(
-            f"The output {path} cannot be written: there is no folder {folder}; make it first."
-        ) from None
+        return os.open(path, how | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise GatewayError(f"The output {path} cannot be written: {error.strerror}.") from None
 
 
-def _write(file: int, chunk: bytes) -> None:
+def _write(file: int, chunk: bytes, place: int | None = None) -> None:
+    """Write all of `chunk`, at `place` where one is given."""
     rest = memoryview(chunk)
     while rest:
-        rest = rest[os.write(file, rest) :]
+        done = os.write(file, rest) if place is None else os.pwrite(file, rest, place)
+        place = None if place is None else place + done
+        rest = rest[done:]

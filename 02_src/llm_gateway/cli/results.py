@@ -5,40 +5,39 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import orjson
-
-from llm_gateway.cli.rows import Malformed, Row
 from llm_gateway.clock import utc_now
-from llm_gateway.errors import ProviderError
+from llm_gateway.jobs.encoding import from_json, to_json
+from llm_gateway.jobs.records import StoredResult
 from llm_gateway.models import LLMResponse, LLMToolCall, TokenUsage
 
 
-def answered(row: Row, response: LLMResponse) -> bytes:
-    """Return the line of a row that was answered."""
-    if row.form == "openai":
+def line_of(result: StoredResult) -> bytes:
+    """Return the line of a row that has ended."""
+    if result.form == "openai":
+        return _line(_of_openai(result))
+    head = _line({"request_id": result.key, "line": result.number, "status": "ok" if result.kind is None else "error"})
+    if result.kind is None:  # the answer is JSON already
+        return b'%b,"response":%b}\n' % (head[:-2], result.body)
+    told = from_json(result.body)
+    error = {name: told[name] for name in ("kind", "message", "retryable")}
+    if result.attempts:
+        error["attempts"] = result.attempts
+    return b'%b,"error":%b' % (head[:-2], _line(error)[:-1] + b"}\n")
+
+
+def _of_openai(result: StoredResult) -> dict[str, Any]:
+    told = from_json(result.body)
+    if result.kind is None:
+        response = LLMResponse(**told)
         body = {"status_code": 200, "request_id": response.request_id, "body": _completion(response)}
-        return _line(_batch_line(row.line, response.request_id, body, None))
-    answer = response.model_dump()
-    return _line({"request_id": response.request_id, "line": row.line, "status": "ok", "response": answer})
-
-
-def failed(row: Row | Malformed, error: Exception) -> bytes:
-    """Return the line of a row that has no answer."""
-    request_id = row.request.request_id if isinstance(row, Row) else row.request_id
-    kind, retryable = getattr(error, "kind", "bug"), bool(getattr(error, "retryable", False))
-    if row.form == "gateway":
-        told: dict[str, Any] = {"kind": kind, "message": str(error), "retryable": retryable}
-        if isinstance(error, ProviderError):
-            told["attempts"] = error.attempts
-        return _line({"request_id": request_id, "line": row.line, "status": "error", "error": told})
-    status = error.status if isinstance(error, ProviderError) else None
+        return _batch_line(result.number, response.request_id, body, None)
+    kind, message, status = told["kind"], told["message"], told.get("status")
     if status is None:
-        return _line(_batch_line(row.line, request_id, None, {"code": kind, "message": str(error)}))
+        return _batch_line(result.number, result.key, None, {"code": kind, "message": message})
     # OpenAI keeps `error` for rows that got no HTTP answer.
-    body = {"error": {"message": str(error), "type": kind, "param": None, "code": kind}}
-    return _line(
-        _batch_line(row.line, request_id, {"status_code": status, "request_id": request_id, "body": body}, None)
-    )
+    answer = {"error": {"message": message, "type": kind, "param": None, "code": kind}}
+    answered = {"status_code": status, "request_id": result.key, "body": answer}
+    return _batch_line(result.number, result.key, answered, None)
 
 
 def _batch_line(line: int, custom_id: str | None, response: Any, error: Any) -> dict[str, Any]:
@@ -80,7 +79,4 @@ def _usage(usage: TokenUsage) -> dict[str, Any]:
 
 
 def _line(fields: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # half a surrogate pair, as an answer that was cut in an emoji may hold; JSON can escape it
-        return json.dumps(fields).encode() + b"\n"
+    return to_json(fields) + b"\n"

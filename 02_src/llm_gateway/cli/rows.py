@@ -1,12 +1,14 @@
 """One line of an input becomes a request, or the sentence that says what is wrong with it.
 
 A line is a request as JSON (the fields of `LLMRequest`), the same with `prompt` and perhaps `system` in the place of
-`messages`, or a line of OpenAI's batch format. A line that names no id has the id `line-N`.
+`messages`, or a line of OpenAI's batch format. With a template a line, or a row of a table, is a set of columns, from
+which the template makes the prompt. A line that names no id has the id `line-N`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +19,10 @@ from llm_gateway.cli.conversation import conversation
 from llm_gateway.cli.lines import LONGEST_LINE
 from llm_gateway.cli.settings import Loaded
 from llm_gateway.errors import InvalidRequestError
+from llm_gateway.jobs.asking import failure_of
+from llm_gateway.jobs.job import asked_row
+from llm_gateway.jobs.records import NewRow
+from llm_gateway.jobs.tables import PromptTemplate
 from llm_gateway.models import LLMMessage, LLMRequest, RequestPriority
 
 Form = Literal["gateway", "openai"]
@@ -45,32 +51,55 @@ class Malformed:
     error: InvalidRequestError
 
 
+def stored(row: Row | Malformed) -> NewRow:
+    """Return a row as a job's store takes it."""
+    if isinstance(row, Row):
+        return asked_row(row.line, row.request, form=row.form)
+    return NewRow(number=row.line, key=row.request_id, form=row.form, failure=failure_of(row.error))
+
+
 class RowReader:
-    """Reads lines into rows, one after the other: it remembers the ids that were used.
+    """Reads lines into rows. That no two of them have one id is not its business.
 
     `model` and `priority`, where given, hold for every line, whatever the line says. A line without a priority is LOW:
-    a bulk job makes way for requests that somebody waits for.
+    a bulk job makes way for requests that somebody waits for. `system` is put before the prompts of a template. With a
+    `schema` every line asks for answers of that form, unless it names one itself or has tools.
     """
 
-    def __init__(self, loaded: Loaded, *, model: str | None = None, priority: RequestPriority | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        model: str | None = None,
+        priority: RequestPriority | None = None,
+        template: PromptTemplate | None = None,
+        system: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> None:
         self._config = loaded.config
         self._default_model = loaded.only_model
         self._model = model
         self._priority = priority
-        self._ids: set[str] = set()
+        self._template = template
+        self._system = system
+        self._schema = schema
 
-    def read(self, line: int, text: bytes | None) -> Row | Malformed | None:
-        """Read line number `line`; None if there is nothing on it."""
-        if text is not None and not text.strip():
+    def read(self, line: int, text: Mapping[str, Any] | bytes | None) -> Row | Malformed | None:
+        """Read line number `line`, a table's row as a mapping; None if there is nothing on it."""
+        if isinstance(text, bytes) and not text.strip():
             return None
         form: Form = "gateway"
         request_id: str | None = None
         try:
-            fields = _parsed(text)
+            fields = dict(text) if isinstance(text, Mapping) else _parsed(text)
+            if self._template is not None:
+                fields = self._from_columns(fields, self._template)
             if not fields.keys().isdisjoint({"custom_id", "body"}):
                 form = "openai"
             request_id = self._claim(fields.get("custom_id" if form == "openai" else "request_id"), line)
             request = self._openai(fields) if form == "openai" else self._ours(fields, request_id)
+            if self._schema is not None and request.response_format is None and not request.tools:
+                request = request.model_copy(update={"response_format": dict(self._schema)})
             self._config.model(str(getattr(request.model, "value", request.model)))
         except InvalidRequestError as error:
             # Which of our records found it is nothing to who wrote the line; the field is.
@@ -79,7 +108,7 @@ class RowReader:
         return Row(line=line, form=form, request=request)
 
     def _claim(self, given: Any, line: int) -> str | None:
-        """Return the id of a line, which no other line may have; None if the line must be refused for its id."""
+        """Return the id of a line; None if the line must be refused for its id."""
         if given is None:
             return f"line-{line}"
         if not isinstance(given, str) or not given:
@@ -89,10 +118,15 @@ class RowReader:
             if given == f"line-{line}":
                 return given
             raise InvalidRequestError(f"'{given}' is the id of another line that names none; choose another id.")
-        if given in self._ids:
-            raise InvalidRequestError(f"the id '{given}' stands on an earlier line too; give each line its own.")
-        self._ids.add(given)
         return given
+
+    def _from_columns(self, columns: dict[str, Any], template: PromptTemplate) -> dict[str, Any]:
+        """Return the line that a set of columns stands for; a column `request_id` is its id."""
+        fields: dict[str, Any] = {"prompt": template.render(columns), "system": self._system}
+        given = columns.get("request_id")
+        if given not in {None, ""}:
+            fields["request_id"] = str(given)
+        return fields
 
     def _ours(self, fields: dict[str, Any], request_id: str | None) -> LLMRequest:
         if fields.get("request_id") is None:

@@ -1,288 +1,180 @@
-"""`llm-gateway run`: a file of requests in, a file of results out."""
+"""`llm-gateway run`: a file of requests in, a file of results out, and a state from which a later run goes on."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import time
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-
-from llm_gateway.cli.background import in_background
-from llm_gateway.cli.console import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, count, stderr
-from llm_gateway.cli.lines import Input
-from llm_gateway.cli.output import Output
-from llm_gateway.cli.progress import Display, display_on
-from llm_gateway.cli.results import answered, failed
-from llm_gateway.cli.rows import Malformed, Row, RowReader
+from llm_gateway.calls import CallWatch
+from llm_gateway.cli.console import count, dollars, stderr
+from llm_gateway.cli.job_state import begin, place_in_output, state_of, take_back
+from llm_gateway.cli.output import STANDARD_OUTPUT, KeptOutput, Output, check_output, size_of
+from llm_gateway.cli.rows import RowReader
+from llm_gateway.cli.running import Run
 from llm_gateway.cli.settings import load
-from llm_gateway.cli.summary import print_summary
+from llm_gateway.cli.sources import Source, TableInput, open_source, template_of
 from llm_gateway.cli.tally import Tally
+from llm_gateway.cli.voice import Voice
+from llm_gateway.cli.writing import KeptWriter, StreamWriter, TableWriter, Writer
 from llm_gateway.config import GatewayConfig
-from llm_gateway.errors import ConfigurationError, GatewayClosedError, GatewayError
+from llm_gateway.errors import ConfigurationError
 from llm_gateway.gateway import LLMGateway
-from llm_gateway.models import ModelProvider, RequestPriority
+from llm_gateway.jobs import statements
+from llm_gateway.jobs.answers import AnswerSchema
+from llm_gateway.jobs.job import Job
+from llm_gateway.jobs.runner import Hooks
+from llm_gateway.jobs.sqlite import reading
+from llm_gateway.jobs.tables import is_table
+from llm_gateway.models import RequestPriority
 
-ROWS_A_SLOT = 4  # rows under way for each call that a model may have at once: enough that no slot waits for a row
-FEWEST_ROWS = 16
-MOST_COMPLAINTS = 10  # malformed lines that are told one by one
-SIGNALS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a run is told on the command line."""
+
+    config: Path | None = None
+    model: str | None = None
+    priority: RequestPriority | None = None
+    force: bool = False
+    template: str | None = None  # or @FILE
+    system: str | None = None
+    schema: Path | None = None
+    budget: float | None = None  # US dollars for the whole job, its earlier runs included
+    retry_failed: str | None = None  # kinds with commas between them, or "all"
 
 
-def run_file(
-    source: str,
-    output: str,
-    *,
-    config: Path | None,
-    model: str | None,
-    priority: RequestPriority | None,
-    force: bool,
-) -> int:
+def run_file(source: str, output: str, options: Options) -> int:
     """Answer the rows of `source` into `output` and return the exit code.
 
     Raises GatewayError, before anything is sent, for a configuration, a file or an option that is at fault.
     """
-    loaded = load(config)
-    if model is not None:
-        loaded.check_model(model)
-    rows = Input(source)
+    loaded = load(options.config)
+    if options.model is not None:
+        loaded.check_model(options.model)
+    template = template_of(options.template)
+    if options.system is not None and template is None:
+        raise ConfigurationError(
+            "--system goes with --prompt-template; a line of JSON has a system message of its own."
+        )
+    schema = AnswerSchema.read(options.schema) if options.schema is not None else None
+    rows = open_source(source, template)
     try:
-        results = Output(output, force=force, source=rows.status)
-        try:
-            reader = RowReader(loaded, model=model, priority=priority)
-            return asyncio.run(_run(LLMGateway(loaded.config), loaded.config, rows, reader, results))
-        finally:
-            results.close()
+        reader = RowReader(
+            loaded,
+            model=options.model,
+            priority=options.priority,
+            template=template,
+            system=options.system,
+            schema=schema.schema if schema else None,
+        )
+        return asyncio.run(Command(rows, reader, output, options, schema).run(loaded.config))
     finally:
         rows.close()
 
 
-async def _run(gateway: LLMGateway, config: GatewayConfig, rows: Input, reader: RowReader, results: Output) -> int:
-    console = stderr()
-    tally = Tally()
-    display = display_on(console, answers_may_show=results.may_show)
-    began = time.monotonic()
-    run = Run(
-        gateway, windows=Windows(config), source=rows, reader=reader, results=results, tally=tally, console=console
-    )
-    helpers = [asyncio.create_task(_show(display, tally)), asyncio.create_task(_count(rows, tally))]
-    try:
-        await run.to_the_end()
-    finally:
-        for helper in helpers:
-            helper.cancel()
-        display.close()
-    print_summary(
-        console,
-        tally,
-        stats=gateway.get_stats(),
-        seconds=time.monotonic() - began,
-        output=results.name,
-        journal=gateway.log_path,
-    )
-    return run.verdict()
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a run ends before its input does."""
-
-    sentence: str
-    code: int
-    patience: float | None  # seconds for what is under way; None: as the configuration says
-
-
-class Windows:
-    """How many rows of each model may be under way, so that memory stays bounded and no call waits for a row."""
-
-    def __init__(self, config: GatewayConfig) -> None:
-        self._config = config
-        self._slots: dict[str, asyncio.Semaphore] = {}
-
-    def of(self, model: str) -> asyncio.Semaphore:
-        """Return the window of `model`, which must be configured."""
-        if model not in self._slots:
-            rows = max(FEWEST_ROWS, ROWS_A_SLOT * self._config.model(model).max_concurrency)
-            # With more than this the gateway's queue could be full.
-            self._slots[model] = asyncio.Semaphore(min(rows, self._config.batching.max_queue_size))
-        return self._slots[model]
-
-
-class Run:
-    """One pass over an input: reads rows while there is room for them, and writes each result as it comes.
-
-    The first Ctrl-C ends the reading and lets the gateway drain; the second cancels what is under way.
-    """
+class Command:
+    """One call of `llm-gateway run`."""
 
     def __init__(
-        self,
-        gateway: LLMGateway,
-        *,
-        windows: Windows,
-        source: Input,
-        reader: RowReader,
-        results: Output,
-        tally: Tally,
-        console: Console,
+        self, rows: Source, reader: RowReader, output: str, options: Options, schema: AnswerSchema | None
     ) -> None:
-        self._gateway = gateway
-        self._windows = windows
-        self._source = source
+        self._rows = rows
         self._reader = reader
-        self._results = results
-        self._tally = tally
-        self._console = console
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._stop: Stop | None = None
-        self._stopped = asyncio.Event()
-        self._shutdown: asyncio.Task[None] | None = None
+        self._output = output
+        self._options = options
+        self._schema = schema
+        self._path = Path(output)
+        self._state = state_of(self._path) if self._keeps_state() else None
 
-    async def to_the_end(self) -> None:
-        """Return when all is written and the gateway is shut down; an error of the reading is raised after that."""
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._interrupt, number)
-        work = asyncio.create_task(self._work())
-        stopped = asyncio.create_task(self._stopped.wait())
-        try:
-            await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            work.cancel()
-            stopped.cancel()
-            await self._end()
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
-        with suppress(asyncio.CancelledError):
-            await work
+    def _keeps_state(self) -> bool:
+        """Whether input and output are files that another process could go on with."""
+        if self._output == STANDARD_OUTPUT or not self._rows.is_kept:
+            return False
+        return self._path.is_file() or not self._path.exists()
 
-    def verdict(self) -> int:
-        """Say why the run stopped, if it did, and return the exit code."""
-        tally = self._tally
-        if self._stop is None:
-            return FAILED if tally.errors else OK
-        facts = []
-        if tally.total is not None and tally.total > tally.read:
-            facts.append(f"{count(tally.total - tally.read, 'row')} of the input were not sent")
-        if tally.without_result:
-            facts.append(f"{count(tally.without_result, 'row')} under way have no result")
-        rest = f" {'; '.join(facts)}." if facts else ""
-        self._console.print(f"llm-gateway: {self._stop.sentence}{rest}", style="red")
-        return self._stop.code
+    async def run(self, config: GatewayConfig) -> int:
+        """Return the exit code."""
+        self._check()
+        console = stderr()
+        voice = Voice(console)
+        watch = CallWatch()
+        gateway = LLMGateway(self._within_budget(config), observers=[watch])
+        job = Job(
+            gateway,
+            self._state,
+            watch=watch,
+            schema=self._schema,
+            priority=self._options.priority,
+            fresh=self._options.force,
+            hooks=Hooks(paused=voice.paused, resumed=voice.resumed, refused=voice.refused),
+            on_bug=voice.bug,
+        )
+        async with job:
+            survey = await asyncio.to_thread(self._rows.survey)
+            if survey is not None and self._state is not None:
+                await begin(job, survey, self._rows.name, self._path, self._settings())
+            if self._options.retry_failed is not None:
+                number = await take_back(job, self._options.retry_failed)
+                console.print(f"{count(number, 'failed row')} will be asked again.")
+            ledger = await job.ledger()
+            tally = Tally.of(ledger)
+            tally.total = survey.rows if survey else None
+            writer, after = await self._writer(job, ledger.last_result, voice)
+            try:
+                run = Run(
+                    gateway, job, rows=self._rows, reader=self._reader, writer=writer, tally=tally, console=console
+                )
+                return await run.to_the_end(ledger, after=after, state=self._state)
+            finally:
+                writer.close()
 
-    # --- rows -------------------------------------------------------------------------------------------------
+    def _check(self) -> None:
+        """Raise GatewayError for what must not or cannot be done."""
+        if self._state is None and (self._options.retry_failed is not None or is_table(self._output)):
+            raise ConfigurationError(
+                "A table as --output, and --retry-failed, need a job's state: give an INPUT and an --output "
+                "that are files, no pipes."
+            )
+        if self._output != STANDARD_OUTPUT:
+            known = self._state is not None and self._state.exists()
+            check_output(self._path, force=self._options.force or known, source=self._rows.status)
 
-    async def _work(self) -> None:
-        async for number, text in self._source.lines():
-            row = self._reader.read(number, text)
-            if row is None:
-                continue
-            if isinstance(row, Malformed):
-                self._tally.read += 1
-                self._complain(row)
-                await self._record(failed(row, row.error), self._tally.count_malformed)
-            else:
-                await self._start(row)
-        self._tally.total = self._tally.read
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+    def _within_budget(self, config: GatewayConfig) -> GatewayConfig:
+        """Return a configuration whose budget is what the job may still spend. Raises ConfigurationError."""
+        if self._options.budget is None:
+            return config
+        spent = 0.0
+        if self._state is not None and size_of(self._state) and not self._options.force:
+            with reading(self._state) as connection:
+                spent = statements.ledger(connection).cost_usd
+        left = self._options.budget - spent
+        if left <= 0:
+            raise ConfigurationError(
+                f"--budget: the job has spent {dollars(spent)} of {dollars(self._options.budget)}; raise it to go on."
+            )
+        total = left if config.budgets.total is None else min(left, config.budgets.total)
+        return config.model_copy(update={"budgets": config.budgets.model_copy(update={"total": total})})
 
-    async def _start(self, row: Row) -> None:
-        window = self._windows.of(_name(row.request.model))
-        await window.acquire()
-        self._tally.read += 1
-        task = asyncio.create_task(self._answer(row, window))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+    def _settings(self) -> dict[str, Any]:
+        """Return the options that decide on the answers."""
+        given = {
+            "model": self._options.model,
+            "prompt-template": self._options.template,
+            "system": self._options.system,
+            "schema": self._schema.schema if self._schema else None,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
-    async def _answer(self, row: Row, window: asyncio.Semaphore) -> None:
-        tally = self._tally
-        try:
-            response = await self._gateway.request(row.request)
-        except GatewayClosedError:
-            tally.without_result += 1
-        except ConfigurationError as error:
-            if tally.answered:
-                await self._fail(row, error)
-            else:  # nothing works; where other rows were answered, it is this row that fails
-                tally.without_result += 1
-                self._halt(Stop(str(error), USAGE, 0.0))
-        except GatewayError as error:
-            await self._fail(row, error)
-        except Exception as error:  # noqa: BLE001 - a bug that one row meets must not cost the others their answers
-            self._console.print(f"line {row.line} met a bug:\n{''.join(traceback.format_exception(error))}")
-            await self._fail(row, error)
-        else:
-            await self._record(answered(row, response), lambda: tally.count_answer(response))
-        finally:
-            window.release()
-
-    async def _fail(self, row: Row, error: Exception) -> None:
-        await self._record(failed(row, error), lambda: self._tally.count_failure(error))
-
-    async def _record(self, line: bytes, note: Callable[[], None]) -> None:
-        """Write one result, then count it. If it cannot be written the run ends: a paid answer must have a place."""
-        try:
-            await self._results.write(line)
-        except BrokenPipeError:
-            self._tally.without_result += 1
-            self._halt(Stop(f"Nobody reads {self._results.name} any more.", FAILED, 0.0))
-        except OSError as error:
-            self._tally.without_result += 1
-            self._halt(Stop(f"The output {self._results.name} cannot be written: {error.strerror}.", USAGE, 0.0))
-        else:
-            note()
-
-    def _complain(self, row: Malformed) -> None:
-        told = self._tally.malformed
-        if told < MOST_COMPLAINTS:
-            self._console.print(f"line {row.line}: {row.error}", style="yellow")
-        elif told == MOST_COMPLAINTS:
-            self._console.print("More lines are malformed; the output names them all.", style="yellow")
-
-    # --- the end ----------------------------------------------------------------------------------------------
-
-    def _halt(self, stop: Stop) -> None:
-        if self._stop is None:
-            self._stop = stop
-            self._stopped.set()
-
-    def _interrupt(self, number: signal.Signals) -> None:
-        if self._stop is None:
-            self._halt(Stop("Interrupted.", SIGNALS[number], None))
-            if self._under_way:
-                under_way = count(len(self._under_way), "row")
-                self._console.print(f"Stopping once {under_way} under way have an answer; Ctrl-C again does not wait.")
-        elif self._shutdown is not None:
-            self._shutdown.cancel()
-
-    async def _end(self) -> None:
-        """Shut the gateway down, with the patience that the reason for the end allows; then all rows have ended."""
-        patience = self._stop.patience if self._stop else None
-        self._shutdown = asyncio.create_task(self._gateway.shutdown(patience))
-        await asyncio.wait((self._shutdown,))
-        while self._under_way:
-            await asyncio.wait(self._under_way)
-        if not self._shutdown.cancelled():
-            self._shutdown.result()
-
-
-def _name(model: ModelProvider | str) -> str:
-    return model.value if isinstance(model, ModelProvider) else model
-
-
-async def _show(display: Display, tally: Tally) -> None:
-    while True:
-        await asyncio.sleep(display.period)
-        display.show(tally)
-
-
-async def _count(rows: Input, tally: Tally) -> None:
-    """Find out how many rows there are, while the first of them are under way."""
-    total = await in_background(rows.count)
-    if tally.total is None:
-        tally.total = total
+    async def _writer(self, job: Job, last_result: int, voice: Voice) -> tuple[Writer, int]:
+        """Return what writes the output, and the id of the last result that it has."""
+        if self._state is None:
+            return StreamWriter(Output(self._output, force=self._options.force, source=self._rows.status)), 0
+        if is_table(self._output):
+            source = Path(self._rows.name) if isinstance(self._rows, TableInput) else None
+            schema = self._schema.schema if self._schema else None
+            return TableWriter(self._path, self._state, source=source, schema=schema), last_result
+        noted = await place_in_output(job, self._path)
+        output = KeptOutput(self._path, place=noted["place"])
+        return KeptWriter(output, job.store, complain=voice.complain), noted["id"]

@@ -2,62 +2,58 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
-from llm_gateway.errors import GatewayError
-from llm_gateway.models import LLMResponse
+from llm_gateway.jobs.records import Ledger, StoredResult
 
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """Counts of one run. A row counts once its line has been written."""
+    """Counts of a job, its earlier runs included. A row counts once its result is recorded."""
 
     total: int | None = None  # rows of the input; None while it is not known
-    read: int = 0
     answered: int = 0
-    malformed: int = 0
-    without_result: int = 0  # read, and given up when the run was stopped
-    failed: Counter[str] = field(default_factory=Counter)  # by kind of error
-    examples: dict[str, str] = field(default_factory=dict)  # the first sentence of each kind
+    errors: int = 0  # rows whose result is an error
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0  # US dollars, as far as it is known
     unpriced: int = 0  # answers of unknown cost
 
-    @property
-    def done(self) -> int:
-        """Rows whose result is written."""
-        return self.answered + self.malformed + self.failed.total()
+    @classmethod
+    def of(cls, ledger: Ledger) -> Self:
+        """Return the counts of what was done before."""
+        return cls(
+            answered=ledger.done,
+            errors=ledger.ended - ledger.done,
+            input_tokens=ledger.input_tokens,
+            output_tokens=ledger.output_tokens,
+            cost=ledger.cost_usd,
+            unpriced=ledger.unpriced,
+        )
 
     @property
-    def errors(self) -> int:
-        """Rows whose result is an error."""
-        return self.malformed + self.failed.total()
+    def done(self) -> int:
+        """Rows that have a result."""
+        return self.answered + self.errors
 
     @property
     def known_cost(self) -> float | None:
         """US dollars; None if there were answers and the cost of not one of them is known."""
-        return None if self.unpriced and self.unpriced == self.answered else self.cost
+        return known_cost(self.cost, self.answered, self.unpriced)
 
-    def count_answer(self, response: LLMResponse) -> None:
-        """Count a row that was answered."""
-        self.answered += 1
-        receipt = response.receipt
-        if receipt is not None and receipt.usage is not None:
-            self.input_tokens += receipt.usage.input_tokens
-            self.output_tokens += receipt.usage.output_tokens
-        if receipt is None or receipt.cost_usd is None:
-            self.unpriced += 1
+    def count(self, result: StoredResult) -> None:
+        """Count a row that has ended."""
+        if result.kind is None:
+            self.answered += 1
         else:
-            self.cost += receipt.cost_usd
+            self.errors += 1
+        self.input_tokens += result.input_tokens
+        self.output_tokens += result.output_tokens
+        self.cost += result.cost_usd
+        self.unpriced += result.unpriced
 
-    def count_malformed(self) -> None:
-        """Count a row that could not be asked."""
-        self.malformed += 1
 
-    def count_failure(self, error: Exception) -> None:
-        """Count a row that was asked in vain."""
-        kind = error.kind if isinstance(error, GatewayError) else "bug"
-        self.failed[kind] += 1
-        self.examples.setdefault(kind, str(error) or type(error).__name__)
+def known_cost(cost: float, answered: int, unpriced: int) -> float | None:
+    """Return US dollars; None if the cost of not one answer is known."""
+    return None if unpriced and unpriced >= answered else cost

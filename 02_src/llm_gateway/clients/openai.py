@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr
@@ -29,6 +29,9 @@ OURS = frozenset({
 })  # fmt: skip
 
 
+NO_WORDS = AIMessage("")
+
+
 class GPT(ChatOpenAI):
     """ChatOpenAI that takes an answer also where the usage that comes with it is nonsense; it is unknown then."""
 
@@ -43,6 +46,19 @@ class GPT(ChatOpenAI):
             if not self._use_responses_api(payload):
                 return self._create_chat_result(await self._lean.create(**payload))
         return await super()._agenerate(messages, stop, run_manager, **kwargs)
+
+    def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Keep the words of plain answers from LangChain, which reads them a character at a time for sound in them."""
+        if not isinstance(input_, list):
+            return super()._get_request_payload(input_, stop=stop, **kwargs)
+        wordless = [NO_WORDS if _is_plain_answer(each) else each for each in input_]
+        payload = super()._get_request_payload(wordless, stop=stop, **kwargs)
+        if "messages" not in payload:  # the Responses API has another form
+            return super()._get_request_payload(input_, stop=stop, **kwargs)
+        for sent, without, message in zip(payload["messages"], wordless, input_, strict=True):
+            if without is NO_WORDS:
+                sent["content"] = message.content
+        return payload
 
     def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
         if isinstance(response, dict):
@@ -81,6 +97,16 @@ class GPT(ChatOpenAI):
             }
             made.message.additional_kwargs.update({name: text for name, text in dropped.items() if text})
         return made
+
+
+def _is_plain_answer(message: Any) -> bool:
+    """Tell whether a message is an answer of the assistant that is text and nothing else."""
+    return (
+        type(message) is AIMessage
+        and type(message.content) is str
+        and not (message.tool_calls or message.invalid_tool_calls or message.additional_kwargs or message.name)
+        and not message.response_metadata
+    )
 
 
 class OpenAIDialect(PlainDialect):

@@ -11,8 +11,9 @@ from typing import Any
 
 from bench import paper
 from bench.cost_run import ARRIVE, WAITING, Flood, Order
+from bench.environments import ROOT
 from bench.report import machine, versions
-from bench.suite import ROOT, output, say
+from bench.suite import output, say
 
 REPORT = ROOT / "00_docs" / "benchmarks-cost.md"
 ROUNDS = 5

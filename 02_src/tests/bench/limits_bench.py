@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import mean
 
 from bench import paper
+from bench.environments import ROOT
 from bench.paced_subjects import LITELLM_RETRIES, SHARE, SMALL_BUCKET, TITLES, Told
 from bench.paced_suite import Outcome, limited_server, run
 from bench.report import machine, versions
-from bench.suite import ROOT, litellm_python, say
+from bench.suite import litellm_python, say
 from bench.workload import FASTEST_S, MEAN_TOKENS, SLOWEST_S, SPREAD, endless, least_seconds
 
 REPORT = ROOT / "00_docs" / "benchmarks-limits.md"

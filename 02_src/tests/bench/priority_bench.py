@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import paper
+from bench.environments import ROOT
 from bench.measure import quantile
 from bench.paced_run import AGENTS, HIGH_EVERY_S, PATIENCE_S, UNEVEN_S
 from bench.paced_subjects import LITELLM_RETRIES, TITLES, Told
 from bench.paced_suite import Outcome, jain, limited_server, run
 from bench.report import machine, versions
-from bench.suite import ROOT, litellm_python, say
+from bench.suite import litellm_python, say
 from bench.workload import MEAN_TOKENS
 
 REPORT = ROOT / "00_docs" / "benchmarks-priority.md"

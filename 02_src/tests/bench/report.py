@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from bench.results import COMPARED, OWN_SHARE, TITLES, Plan, Results, spread, targets_of
+from bench.environments import peer_version
+from bench.measure import STREAMS
+from bench.results import OWN_SHARE, TITLES, Plan, Results, spread, title_of
+from bench.scene import Scene
+from bench.targets import targets_of
 from rich.console import Console
 from rich.table import Table
 
 COMMAND = ".venv/bin/python 02_src/tests/bench/run.py"
 COLUMNS = ["", "CPU a request, µs", "requests/s", "p50, ms", "p99, ms", "peak memory, MiB"]
-PACKAGES = ("langchain-core", "langchain-openai", "openai", "aiohttp", "pydantic", "genai-prices")
+FIRST = "first piece, ms after the server's"
+PACKAGES = ("langchain-core", "langchain-openai", "langchain-anthropic", "openai", "anthropic", "aiohttp", "pydantic")
 CPU_INFO = Path("/proc/cpuinfo")
 
 Rows = list[list[str]]
 
 HEAD = """# Benchmarks
 
-What a request costs in the gateway, beside what it replaces, measured in one run on one machine against a local server
-that answers at once. With a real provider, whose answer takes a second, all of these are small; they matter where one
+What a request costs in the gateway, beside what it replaces and what others offer, measured in one run on one machine
+against a local server. With a real provider, whose answer takes a second, all of these are small; they matter where one
 process serves hundreds of agents.
 
 This page is written by the command that measures:
@@ -34,26 +39,35 @@ make bench      # or: {command}
 ```
 
 {date} · {machine} · Python {python} · {versions}
+
+![Requests a second](pictures/speed.svg)
 """
 
 METHOD = """## How it is measured
 
-- Each measurement is a process of its own, so that memory and CPU belong to one subject; {rounds} rounds in which the
-  subjects take turns; given are the median and, in brackets, the smallest and largest value.
-- A run is {requests:,} requests after {warm_up} that are not counted. At concurrency n, n callers ask one request at a
-  time; `abatch` and `batch` get lists of n, one after another, and each request of a list waits for the whole list.
-- CPU is user and system time of the measuring process (`getrusage`), until all is written and closed. The server is
-  another process, a bare asyncio protocol with one fixed answer.
-- A request is a system message and a user message of 300 characters, built anew each time; the answer has 180.
-- The gateway has everything on: queue, batches, journal, statistics, prices. No subject retries.
-- The own share is `LLMGateway.request` at concurrency 64 over a client that does nothing, {own_requests:,} requests a
-  run, building the `LLMRequest` included.
+- Each measurement is a process of its own, kept to one core where the system allows that, so that memory and CPU
+  belong to one subject; the server has another core. {rounds} rounds in which they take turns; given are the median
+  and, in brackets, the smallest and largest value. The ratios among the targets are of these medians.
+- At concurrency n, n callers ask one request at a time, each again as soon as it has its answer. Counted is what
+  ends within {seconds:g} s, or within {waves:g} answers' time of a slow server, once every caller has had an answer.
+  `abatch` and `batch` get lists of n, one after another, and each request of a list waits for the whole list.
+- CPU is user and system time of the measuring process (`getrusage`). The server is another process, a bare asyncio
+  protocol with one fixed answer.
+- A request is a system message and a user message of 300 characters, built anew each time; the answer has 180. A long
+  conversation has 21 messages of 400 characters.
+- A stream has 40 pieces; its first one tells how long the server took for it, and the others come 2 ms later.
+- The gateway has everything on: limits that never bind, queue, batches, journal, statistics, prices. TensorZero keeps
+  no records here, and LiteLLM and any-llm keep no journal. No subject retries.
+- The own share is `LLMGateway.request` at concurrency 64 over a client that does nothing, building the `LLMRequest`
+  included.
 - Import: a fresh interpreter each time, the median of {imports}.
+- Memory over many requests, and what is left after a shutdown: `make bench-memory`.
 """
 
 
-def comparison(results: Results, concurrency: int) -> Rows:
-    measured = [(each, results.compared.get((each, concurrency))) for each in COMPARED]
+def comparison(results: Results, scene: Scene, subjects: Sequence[str]) -> Rows:
+    """Return the rows of one scene; those of streams have one column more."""
+    measured = [(each, results.compared.get((each, scene))) for each in subjects]
     return [
         [
             TITLES[subject],
@@ -62,6 +76,7 @@ def comparison(results: Results, concurrency: int) -> Rows:
             spread(figures, lambda each: each.p50_ms, 2),
             spread(figures, lambda each: each.p99_ms, 2),
             spread(figures, lambda each: each.peak_mib),
+            *([spread(figures, lambda each: each.first_ms, 2)] if subject in STREAMS else []),
         ]
         for subject, figures in measured
         if figures
@@ -83,28 +98,40 @@ def targets(results: Results) -> Rows:
     return [
         [
             each.name,
-            f"{each.limit:,.2f} {each.unit}" if each.unit == "s" else f"{each.limit:,.0f} {each.unit}",
-            f"{each.figure:,.3f} {each.unit}" if each.unit == "s" else f"{each.figure:,.0f} {each.unit}",
+            f"{'at least' if each.at_least else 'at most'} {quantity(each.limit, each.unit)}",
+            quantity(each.figure, each.unit),
             "reached" if each.reached else "**missed**",
         ]
         for each in targets_of(results)
     ]
 
 
+def quantity(value: float, unit: str) -> str:
+    """Write a value with as many digits as its unit deserves."""
+    digits = {"µs": 0, "/s": 0}.get(unit, 2)
+    return f"{value:,.{digits}f}{'' if unit[0] in '/ ' else ' '}{unit}"
+
+
 def tables(results: Results) -> list[tuple[str, list[str], Rows]]:
     """Every table: its title, its columns and its rows."""
     slow = next(iter(results.neighbours.values()))
-    waits = ["", "median, s", "longest, s"]
+    by_scene: dict[tuple[Scene, bool], list[str]] = {}
+    for subject, scene in results.compared:
+        by_scene.setdefault((scene, subject in STREAMS), []).append(subject)
     return [
-        ("Targets", ["", "at most", "measured", ""], targets(results)),
+        ("Targets", ["", "target", "measured", ""], targets(results)),
         *[
-            (f"Against a server that answers at once, concurrency {each}", COLUMNS, comparison(results, each))
-            for each in results.concurrencies
+            (
+                f"{'Streams: ' if streamed else ''}{title_of(scene)}",
+                [*COLUMNS, FIRST] if streamed else COLUMNS,
+                comparison(results, scene, subjects),
+            )
+            for (scene, streamed), subjects in by_scene.items()
         ],
         ("The gateway's own share", ["", "CPU a request, µs"], own_share(results)),
         (
             f"What {slow.callers - 1} callers wait beside one whose call takes {slow.slow_s:.0f} s",
-            waits,
+            ["", "median, s", "longest, s"],
             neighbours(results),
         ),
     ]
@@ -141,9 +168,8 @@ def markdown(results: Results, plan: Plan, machine: str, versions: str) -> str:
     parts.append(
         METHOD.format(
             rounds=plan.rounds,
-            requests=plan.requests,
-            warm_up=plan.warm_up,
-            own_requests=plan.own_requests,
+            seconds=plan.seconds,
+            waves=plan.waves,
             imports=plan.imports,
         )
     )
@@ -162,11 +188,8 @@ def machine() -> str:
     )
 
 
-def versions(litellm: Path | None) -> str:
-    """Name the packages that matter and their versions."""
-    found = [f"{name} {version(name)}" for name in ("llm-gateway", *PACKAGES)]
-    if litellm is not None:
-        ask = "from importlib.metadata import version; print(version('litellm'))"
-        answer = subprocess.run([litellm, "-c", ask], stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-        found.append(f"litellm {answer.stdout.strip()}")
-    return ", ".join(found)
+def versions(peers: Path | Mapping[str, Path] | None) -> str:
+    """Name the packages that matter and their versions; `peers` are the interpreters of others, one is LiteLLM's."""
+    by_name = {"litellm": peers} if isinstance(peers, Path) else dict(peers or {})
+    ours = [f"{name} {version(name)}" for name in ("llm-gateway", *PACKAGES)]
+    return ", ".join([*ours, *(peer_version(name, python) for name, python in by_name.items())])

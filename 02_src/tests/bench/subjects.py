@@ -5,208 +5,229 @@ A subject imports its libraries when it is opened, in a process of its own, so t
 
 from __future__ import annotations
 
-import importlib
+import gc
+import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
-SYSTEM = "You are a careful assistant. Answer in one short paragraph, and say so when you do not know."
-PROMPT = "Question {number}: " + "how does a gateway keep a hundred agents within the limits of one provider? " * 4
-KEY = "sk-bench-0000000000000000"
-MODEL = "gpt-4o-mini"
+from bench.scene import KEY, MODELS, Scene
 
 Ask = Callable[[list[str]], Awaitable[None]]
 """Answer these prompts; those made for single calls are given one at a time."""
+Tell = Callable[[str], AsyncGenerator[str, None]]
+"""Answer this prompt piece by piece."""
+
+# Far away: they are counted for every request, and never bind.
+LIMITS = {"rpm": 60_000_000, "tpm": 60_000_000_000}
+FROZEN_THRESHOLD = 50_000  # objects more than there are freed, from which on Python looks for garbage
 
 
-@asynccontextmanager
-async def ainvoke(url: str, concurrency: int) -> AsyncIterator[Ask]:  # noqa: ARG001
-    """ChatOpenAI.ainvoke, as it comes."""
-    from langchain_openai import ChatOpenAI
+def chat_model(server: str, scene: Scene, **more: Any) -> Any:
+    """Return LangChain's own class for the scene's API, as it comes."""
     from pydantic import SecretStr
 
-    model = ChatOpenAI(model=MODEL, base_url=url, api_key=SecretStr(KEY), max_retries=0, timeout=60)
-    yield lambda prompts: _invoke(model, prompts)
+    common = {"base_url": scene.base_url(server), "api_key": SecretStr(KEY), "max_retries": 0, "timeout": 60, **more}
+    if scene.api == "openai":
+        from langchain_openai import ChatOpenAI
+
+        return ChatOpenAI(model=MODELS["openai"], **common)
+    from langchain_anthropic import ChatAnthropic
+
+    # Its type checker's view knows these by other names.
+    return ChatAnthropic(**{"model": MODELS["anthropic"], "max_tokens": 256, **common})
+
+
+def langchain_messages(scene: Scene, prompt: str) -> Any:
+    from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+
+    classes = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
+    return [classes[role](text) for role, text in scene.messages(prompt)]
 
 
 @asynccontextmanager
-async def ainvoke_aiohttp(url: str, concurrency: int) -> AsyncIterator[Ask]:  # noqa: ARG001
+async def ainvoke(server: str, scene: Scene) -> AsyncIterator[Ask]:
+    """ChatOpenAI.ainvoke or ChatAnthropic.ainvoke, as it comes."""
+    model = chat_model(server, scene)
+    yield lambda prompts: _invoke(model, scene, prompts)
+
+
+@asynccontextmanager
+async def ainvoke_aiohttp(server: str, scene: Scene) -> AsyncIterator[Ask]:
     """ChatOpenAI.ainvoke over the SDK's aiohttp transport."""
-    from langchain_openai import ChatOpenAI
     from openai import DefaultAioHttpClient
-    from pydantic import SecretStr
 
     async with DefaultAioHttpClient() as http:
-        model = ChatOpenAI(
-            model=MODEL, base_url=url, api_key=SecretStr(KEY), max_retries=0, timeout=60, http_async_client=http
-        )
-        yield lambda prompts: _invoke(model, prompts)
+        model = chat_model(server, scene, http_async_client=http)
+        yield lambda prompts: _invoke(model, scene, prompts)
+
+
+async def _invoke(model: Any, scene: Scene, prompts: list[str]) -> None:
+    for prompt in prompts:
+        answer = await model.ainvoke(langchain_messages(scene, prompt))
+        assert answer.text
 
 
 @asynccontextmanager
-async def abatch(url: str, concurrency: int) -> AsyncIterator[Ask]:
+async def abatch(server: str, scene: Scene) -> AsyncIterator[Ask]:
     """ChatOpenAI.abatch, as it comes."""
-    from langchain_openai import ChatOpenAI
-    from pydantic import SecretStr
-
-    model = ChatOpenAI(model=MODEL, base_url=url, api_key=SecretStr(KEY), max_retries=0, timeout=60)
+    model = chat_model(server, scene)
 
     async def ask(prompts: list[str]) -> None:
-        answers = await model.abatch([_messages(each) for each in prompts], {"max_concurrency": concurrency})
+        lists = [langchain_messages(scene, each) for each in prompts]
+        answers = await model.abatch(lists, {"max_concurrency": scene.concurrency})
         assert all(answer.text for answer in answers)
 
     yield ask
 
 
-async def _invoke(model: Any, prompts: list[str]) -> None:
-    for prompt in prompts:
-        answer = await model.ainvoke(_messages(prompt))
-        assert answer.text
-
-
-def _messages(prompt: str) -> Any:
-    from langchain_core.messages import HumanMessage, SystemMessage
-
-    return [SystemMessage(SYSTEM), HumanMessage(prompt)]
-
-
 @asynccontextmanager
-async def gateway_request(url: str, concurrency: int) -> AsyncIterator[Ask]:
-    """LLMGateway.request, everything on: queue, journal, statistics, prices."""
-    async with _gateway(url, concurrency) as gateway:
-        yield lambda prompts: _request(gateway, prompts)
-
-
-@asynccontextmanager
-async def gateway_batch(url: str, concurrency: int) -> AsyncIterator[Ask]:
-    """LLMGateway.batch, everything on."""
-    async with _gateway(url, concurrency) as gateway:
+async def raw_aiohttp(server: str, scene: Scene) -> AsyncIterator[Ask]:
+    """A POST with aiohttp, and nothing else but JSON: the floor."""
+    async with _posting(server, scene) as post:
 
         async def ask(prompts: list[str]) -> None:
-            answers = await gateway.batch([_llm_request(each) for each in prompts])
+            for prompt in prompts:
+                async with post(prompt) as response:
+                    answer = json.loads(await response.read())
+                assert answer["usage"]
+
+        yield ask
+
+
+@asynccontextmanager
+async def _posting(server: str, scene: Scene, *, streamed: bool = False) -> AsyncIterator[Callable[[str], Any]]:
+    import aiohttp
+
+    is_openai = scene.api == "openai"
+    url = scene.base_url(server) + ("/chat/completions" if is_openai else "/v1/messages")
+    headers = {"authorization": f"Bearer {KEY}"} if is_openai else {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+
+        def post(prompt: str) -> Any:
+            messages = [{"role": role, "content": text} for role, text in scene.messages(prompt)]
+            body = {"model": MODELS[scene.api], "messages": messages, "max_tokens": 256}
+            return session.post(url, json=body | {"stream": True} if streamed else body)
+
+        yield post
+
+
+@asynccontextmanager
+async def gateway_request(server: str, scene: Scene) -> AsyncIterator[Ask]:
+    """LLMGateway.request, everything on: limits, queue, journal, statistics, prices."""
+    async with gateway(server, scene) as ours:
+        yield lambda prompts: request(ours, scene, prompts)
+
+
+@asynccontextmanager
+async def gateway_request_sdk(server: str, scene: Scene) -> AsyncIterator[Ask]:
+    """The same, through the provider's SDK instead of the lean transport."""
+    async with gateway(server, scene, transport="sdk") as ours:
+        yield lambda prompts: request(ours, scene, prompts)
+
+
+@asynccontextmanager
+async def gateway_request_frozen(server: str, scene: Scene) -> AsyncIterator[Ask]:
+    """The same as `gateway_request`, with all that is loaded out of the garbage collector's sight."""
+    async with gateway(server, scene) as ours:
+        await request(ours, scene, ["hello"])
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(FROZEN_THRESHOLD, 20, 100)
+        yield lambda prompts: request(ours, scene, prompts)
+
+
+@asynccontextmanager
+async def gateway_batch(server: str, scene: Scene) -> AsyncIterator[Ask]:
+    """LLMGateway.batch, everything on."""
+    async with gateway(server, scene) as ours:
+
+        async def ask(prompts: list[str]) -> None:
+            answers = await ours.batch([llm_request(scene, each) for each in prompts])
             assert all(answer.receipt.cost_usd for answer in answers)
 
         yield ask
 
 
 @asynccontextmanager
-async def _gateway(url: str, concurrency: int) -> AsyncIterator[Any]:
+async def gateway(server: str, scene: Scene, transport: str = "lean") -> AsyncIterator[Any]:
     from llm_gateway import LLMGateway
 
     with TemporaryDirectory() as logs:
-        config = {
-            "providers": {"openai": {"base_url": url, "api_key": KEY}},
-            "models": {MODEL: {"max_concurrency": concurrency}},
-            "logs": {"dir": logs},
-        }
-        async with LLMGateway(config) as gateway:
-            yield gateway
+        provider = {"base_url": scene.base_url(server), "api_key": KEY, "transport": transport}
+        name = MODELS[scene.api]
+        model = {"provider": scene.api, "model": name, "max_concurrency": scene.concurrency, "limits": LIMITS}
+        config = {"providers": {scene.api: provider}, "models": {name: model}, "logs": {"dir": logs}}
+        async with LLMGateway(config) as ours:
+            yield ours
         assert os.listdir(logs), "the journal wrote nothing"  # noqa: PTH208
 
 
-async def _request(gateway: Any, prompts: list[str]) -> None:
+async def request(ours: Any, scene: Scene, prompts: list[str]) -> None:
     for prompt in prompts:
-        answer = await gateway.request(_llm_request(prompt))
+        answer = await ours.request(llm_request(scene, prompt))
         assert answer.receipt.cost_usd
 
 
-def _llm_request(prompt: str) -> Any:
+def llm_request(scene: Scene, prompt: str) -> Any:
     from llm_gateway import LLMMessage, LLMRequest
 
-    return LLMRequest(
-        model=MODEL, messages=[LLMMessage(role="system", content=SYSTEM), LLMMessage(role="user", content=prompt)]
-    )
+    messages = [LLMMessage(role=role, content=text) for role, text in scene.messages(prompt)]
+    return LLMRequest(model=MODELS[scene.api], messages=messages)
+
+
+# --- streams ---------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def litellm_router(url: str, concurrency: int) -> AsyncIterator[Ask]:  # noqa: ARG001
-    """LiteLLM's Router.acompletion, with one deployment and no retries."""
-    os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-    litellm: Any = importlib.import_module("litellm")  # only its own environment has it
-    litellm.suppress_debug_info = True
-    deployment = {"model": f"openai/{MODEL}", "api_base": url, "api_key": KEY}
-    router = litellm.Router(model_list=[{"model_name": MODEL, "litellm_params": deployment}], num_retries=0)
+async def astream(server: str, scene: Scene) -> AsyncIterator[Tell]:
+    """ChatOpenAI.astream, as it comes."""
+    model = chat_model(server, scene, stream_usage=True)
 
-    async def ask(prompts: list[str]) -> None:
-        for prompt in prompts:
-            messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-            answer = await router.acompletion(model=MODEL, messages=messages, temperature=0.0)
-            assert answer.choices[0].message.content
+    async def tell(prompt: str) -> AsyncGenerator[str, None]:
+        async for chunk in model.astream(langchain_messages(scene, prompt)):
+            if chunk.text:
+                yield chunk.text
 
-    yield ask
+    yield tell
 
 
 @asynccontextmanager
-async def nothing_with_journal(url: str, concurrency: int) -> AsyncIterator[Ask]:  # noqa: ARG001
-    """LLMGateway.request over a client that does nothing: the gateway's own share."""
-    with TemporaryDirectory() as logs:
-        async with _gateway_over_nothing(concurrency, logs) as ask:
-            yield ask
-        assert os.listdir(logs), "the journal wrote nothing"  # noqa: PTH208
+async def raw_stream(server: str, scene: Scene) -> AsyncIterator[Tell]:
+    """Server-sent events read with aiohttp, and nothing else but JSON: the floor."""
+    async with _posting(server, scene, streamed=True) as post:
+
+        async def tell(prompt: str) -> AsyncGenerator[str, None]:
+            async with post(prompt) as response:
+                async for line in response.content:
+                    if line.startswith(b"data: {"):
+                        choices = json.loads(line[6:])["choices"]
+                        if choices and (text := choices[0]["delta"].get("content")):
+                            yield text
+
+        yield tell
 
 
 @asynccontextmanager
-async def nothing_without_journal(url: str, concurrency: int) -> AsyncIterator[Ask]:  # noqa: ARG001
-    """The same, the journal turned off."""
-    async with _gateway_over_nothing(concurrency, False) as ask:
-        yield ask
+async def gateway_stream(server: str, scene: Scene) -> AsyncIterator[Tell]:
+    """LLMGateway.stream, everything on."""
+    async with gateway(server, scene) as ours:
+        yield lambda prompt: _told(ours, scene, prompt)
 
 
 @asynccontextmanager
-async def _gateway_over_nothing(concurrency: int, logs: str | bool) -> AsyncIterator[Ask]:  # noqa: FBT001
-    from llm_gateway import LLMGateway
-    from llm_gateway.clients.base import Completion
-    from llm_gateway.models import TokenUsage
-
-    completion = Completion(content="ok", finish_reason="stop", usage=TokenUsage(input_tokens=120, output_tokens=40))
-
-    class Nothing:
-        """A client, and the factory of it."""
-
-        def connect(self, _deployment: object, /) -> Nothing:
-            return self
-
-        def check(self, _request: object, /) -> None: ...
-
-        async def generate(self, _request: object, /) -> Completion:
-            return completion
-
-        async def aclose(self) -> None: ...
-
-        def abandon(self) -> None: ...
-
-    class OverNothing(LLMGateway):
-        def _connect(self) -> Nothing:
-            return Nothing()
-
-    async with OverNothing({"models": {MODEL: {"max_concurrency": concurrency}}, "logs": {"dir": logs}}) as gateway:
-        yield lambda prompts: _request(gateway, prompts)
+async def gateway_stream_sdk(server: str, scene: Scene) -> AsyncIterator[Tell]:
+    """The same, through the provider's SDK instead of the lean transport."""
+    async with gateway(server, scene, transport="sdk") as ours:
+        yield lambda prompt: _told(ours, scene, prompt)
 
 
-@asynccontextmanager
-async def bare_runnable(url: str, concurrency: int) -> AsyncIterator[Ask]:  # noqa: ARG001
-    """LangChain's Runnable.abatch over a function that does nothing: its part of the gateway's share."""
-    from llm_gateway.clients.runnable import CallEach
+async def _told(ours: Any, scene: Scene, prompt: str) -> AsyncGenerator[str, None]:
+    from llm_gateway import TextDelta
 
-    async def call(_prompt: str) -> None: ...
-
-    async def ask(prompts: list[str]) -> None:
-        await CallEach(call).abatch(prompts)
-
-    yield ask
-
-
-SUBJECTS = {
-    "ainvoke": ainvoke,
-    "ainvoke_aiohttp": ainvoke_aiohttp,
-    "abatch": abatch,
-    "gateway_request": gateway_request,
-    "gateway_batch": gateway_batch,
-    "litellm_router": litellm_router,
-    "nothing_with_journal": nothing_with_journal,
-    "nothing_without_journal": nothing_without_journal,
-    "bare_runnable": bare_runnable,
-}
-TAKE_LISTS = frozenset({"abatch", "gateway_batch", "bare_runnable"})
+    async for piece in ours.stream(llm_request(scene, prompt)):
+        if isinstance(piece, TextDelta):
+            yield piece.text

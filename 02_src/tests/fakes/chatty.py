@@ -32,7 +32,7 @@ def emulated(call: Call) -> Reply:
     schema = _schema(body)
     if schema is not None and not (body.get("tools") and not _has_result(body)):
         return Reply(text=json.dumps(example_of(schema)), usage=USAGE)
-    tools = {name: schema for name, schema in map(_tool, body.get("tools") or ())}
+    tools = dict(map(_tool, body.get("tools") or ()))
     if tools and not _has_result(body):
         name = _chosen(body, list(tools))
         arguments = dict(ARGUMENTS.get(name) or example_of(tools[name]))

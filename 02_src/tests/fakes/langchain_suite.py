@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -58,10 +58,8 @@ class OverGateway:
     model_name = "gpt-4o-mini"
 
     @pytest.fixture(autouse=True)
-    def _gateway(self, gateway: LLMGateway) -> Iterator[None]:
-        self.gateway = gateway
-        yield
-        del self.gateway
+    def _ask(self, gateway: LLMGateway) -> None:
+        self._asked = gateway
 
     @property
     def chat_model_class(self) -> type[GatewayChatModel]:
@@ -69,21 +67,21 @@ class OverGateway:
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"gateway": self.gateway, "model": self.model_name}
+        return {"gateway": self._asked, "model": self.model_name}
 
 
 class Everything(OverGateway, ChatModelIntegrationTests):
     """Whatever a provider might be able to do."""
 
-    supports_json_mode = True  # type: ignore[assignment]  # plain values stand where the suite has properties
-    supports_image_inputs = True  # type: ignore[assignment]
-    supports_image_urls = True  # type: ignore[assignment]
-    supports_pdf_inputs = True  # type: ignore[assignment]
-    supports_audio_inputs = True  # type: ignore[assignment]
-    supports_anthropic_inputs = True  # type: ignore[assignment]
-    supports_image_tool_message = True  # type: ignore[assignment]
-    supports_pdf_tool_message = True  # type: ignore[assignment]
-    model_override_value = "gpt-4o-mini"  # type: ignore[assignment]
+    supports_json_mode = True
+    supports_image_inputs = True
+    supports_image_urls = True
+    supports_pdf_inputs = True
+    supports_audio_inputs = True
+    supports_anthropic_inputs = True
+    supports_image_tool_message = True
+    supports_pdf_tool_message = True
+    model_override_value = "gpt-4o-mini"
     details: tuple[Detail, ...] = ("reasoning_output", "cache_read_input", "cache_creation_input")
 
     @property

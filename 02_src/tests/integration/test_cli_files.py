@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ async def test_a_file_that_takes_many_reads_is_read_whole(tmp_path: Path, monkey
     [
         ("{}".encode("utf-16"), "is UTF-16; convert it first"),
         ("{}".encode("utf-16-be").replace(b"\0{", b"\xfe\xff\0{"), "is UTF-16"),
-        (gzip.compress(b"{}", mtime=0), "is compressed; unpack it on the way: gunzip"),
+        (b"\x28\xb5\x2f\xfd", "is compressed; unpack it on the way: zstd"),
         (b"PK\x03\x04rest", "is a ZIP archive"),
         (b"{}\n\0\1\2", "is binary"),
     ],
@@ -73,11 +74,11 @@ def test_what_is_no_text_is_refused_when_it_is_opened(tmp_path: Path, content: b
 async def test_what_is_no_text_is_refused_when_it_comes_through_a_pipe(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    writer = in_background(lambda: path.write_bytes(b"\x1f\x8b"))
+    writer = in_background(lambda: path.write_bytes(b"\x28\xb5\x2f\xfd"))
     source = await in_background(lambda: Input(str(path)))
     with pytest.raises(GatewayError, match="is compressed"):
         await anext(source.lines())
-    assert source.count() is None
+    assert source.survey() is None
     await writer
     source.close()
 
@@ -107,9 +108,46 @@ async def test_a_read_that_fails_on_the_way_is_one_sentence(tmp_path: Path, monk
 def test_the_lines_of_a_file_are_counted_ahead(tmp_path: Path, content: bytes, rows: int) -> None:
     path = tmp_path / "in"
     path.write_bytes(content)
-    source = Input(str(path))
-    assert source.count() == rows
-    source.close()
+    for text in (content, gzip.compress(content, mtime=0)):
+        path.write_bytes(text)
+        source = Input(str(path))
+        survey = source.survey()
+        assert survey is not None
+        assert survey.rows == rows
+        source.close()
+
+
+async def test_a_compressed_file_is_unpacked_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines_module, "CHUNK", 7)
+    path = tmp_path / "in"
+    members = (gzip.compress(text, mtime=0) for text in (b"\xef\xbb\xbfone\ntw", b"o\nthree"))
+    path.write_bytes(b"".join(members))
+    assert await read(path) == [(1, b"one"), (2, b"two"), (3, b"three")]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"), [(lambda text: text[:-9], "breaks off"), (lambda text: text[:12] + b"!" * 20, "unpacked")]
+)
+async def test_damaged_gzip_data_are_one_sentence(
+    tmp_path: Path, damage: Callable[[bytes], bytes], reason: str
+) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(damage(gzip.compress(bytes(range(97, 123)) * 20, mtime=0)))
+    with pytest.raises(GatewayError, match=reason):
+        await read(path)
+
+
+def test_what_changes_a_file_changes_its_digest(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    digests = set()
+    for content in (b"a\n", b"a\nb\n", b"A\n"):
+        path.write_bytes(content)
+        source = Input(str(path))
+        survey = source.survey()
+        assert survey is not None
+        digests.add(survey.digest)
+        source.close()
+    assert len(digests) == 3
 
 
 # --- output -----------------------------------------------------------------------------------------------------

@@ -106,6 +106,20 @@ async def test_a_first_ctrl_c_waits_for_what_is_under_way(emulator: Emulator) ->
     assert f"{200 - len(known)} rows of the input were not sent." in told
 
 
+@pytest.mark.usefixtures("configured")
+async def test_a_job_is_cancelled_from_another_process(emulator: Emulator) -> None:
+    emulator.default = Reply(latency=0.5)
+    process = await start("run", "in.jsonl", "-o", "out.jsonl")
+    await emulator.arrived(4)
+    other = await start("jobs", "cancel", "out.jsonl")
+    _, said = await other.communicate()
+    assert said == b"The job out.jsonl.job is cancelled; what is under way still gets its answer.\n"
+    _, told = await process.communicate()
+    assert process.returncode == 1
+    assert b"llm-gateway: The job was cancelled. " in told
+    assert len(answers(Path("out.jsonl").read_bytes())) == len(emulator.ledger) < 200
+
+
 async def test_ctrl_c_while_standard_input_is_silent_ends_at_once() -> None:
     process = await start("run", "-", "-o", "out.jsonl", stdin=subprocess.PIPE)
     assert process.stderr is not None

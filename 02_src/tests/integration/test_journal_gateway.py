@@ -17,6 +17,8 @@ CANARY, REPLY = "canary-prompt-4711", "canary-answer-4711"
 class Gateway(LLMGateway):
     """The real gateway over a provider in this process."""
 
+    _careful = False
+
     def _connect(self) -> FakeProvider:
         return FakeProvider(latency=lambda _: 0.0, script=[REPLY])
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fakes.provider import ask, unavailable
+from fakes.provider import unavailable
 from llm_gateway import InvalidRequestError, LLMResponse, LLMToolCall, QueueFullError, Receipt, TokenUsage
-from llm_gateway.cli.results import answered, failed
-from llm_gateway.cli.rows import Form, Malformed, Row
+from llm_gateway.cli.results import line_of
+from llm_gateway.cli.rows import Form
+from llm_gateway.jobs.asking import failure_of
+from llm_gateway.jobs.encoding import response_json
+from llm_gateway.jobs.records import StoredResult
 
 RECEIPT = Receipt(
     queue_wait=0.5,
@@ -20,8 +23,30 @@ RECEIPT = Receipt(
 )
 
 
-def row(form: Form) -> Row:
-    return Row(line=3, form=form, request=ask("a"))
+def stored(form: Form, kind: str | None, body: bytes, *, key: str | None = "a", attempts: int = 1) -> StoredResult:
+    return StoredResult(
+        id=1,
+        number=3,
+        key=key,
+        form=form,
+        kind=kind,
+        body=body,
+        asked=attempts > 0,
+        attempts=attempts,
+        input_tokens=0,
+        output_tokens=0,
+        cost_usd=0.0,
+        unpriced=0,
+    )
+
+
+def answered(form: Form, response: LLMResponse) -> bytes:
+    return line_of(stored(form, None, response_json(response)))
+
+
+def failed(form: Form, error: Exception, *, key: str | None = "a", attempts: int = 1) -> bytes:
+    failure = failure_of(error)
+    return line_of(stored(form, failure.kind, failure.body, key=key, attempts=attempts))
 
 
 def response(**fields: Any) -> LLMResponse:
@@ -36,7 +61,7 @@ def line(text: bytes) -> Any:
 
 
 def test_an_answer_is_the_whole_response() -> None:
-    told = line(answered(row("gateway"), response()))
+    told = line(answered("gateway", response()))
     assert {name: told[name] for name in ("request_id", "line", "status")} == {
         "request_id": "a",
         "line": 3,
@@ -46,13 +71,11 @@ def test_an_answer_is_the_whole_response() -> None:
 
 
 def test_half_a_character_does_not_lose_the_answer() -> None:
-    assert line(answered(row("gateway"), response(content="cut \ud83d")))["response"]["content"] == "cut \ud83d"
+    assert line(answered("gateway", response(content="cut \ud83d")))["response"]["content"] == "cut \ud83d"
 
 
 def test_a_failure_tells_its_kind_and_whether_it_could_pass() -> None:
-    error = unavailable()
-    error.attempts = 5
-    told = line(failed(row("gateway"), error))
+    told = line(failed("gateway", unavailable(), attempts=5))
     assert told == {
         "request_id": "a",
         "line": 3,
@@ -62,8 +85,8 @@ def test_a_failure_tells_its_kind_and_whether_it_could_pass() -> None:
 
 
 def test_a_malformed_line_tells_its_number_where_it_has_no_id() -> None:
-    malformed = Malformed(line=3, form="gateway", request_id=None, error=InvalidRequestError("not JSON."))
-    assert line(failed(malformed, malformed.error)) == {
+    told = line(failed("gateway", InvalidRequestError("not JSON."), key=None, attempts=0))
+    assert told == {
         "request_id": None,
         "line": 3,
         "status": "error",
@@ -72,11 +95,11 @@ def test_a_malformed_line_tells_its_number_where_it_has_no_id() -> None:
 
 
 def test_a_bug_is_told_as_one() -> None:
-    assert line(failed(row("gateway"), KeyError("x")))["error"]["kind"] == "bug"
+    assert line(failed("gateway", KeyError("x")))["error"]["kind"] == "bug"
 
 
 def test_a_line_of_openai_gets_a_line_of_openais_output() -> None:
-    told = line(answered(row("openai"), response()))
+    told = line(answered("openai", response()))
     body = told["response"]["body"]
     assert (told["id"], told["custom_id"], told["error"]) == ("batch_req_3", "a", None)
     assert (told["response"]["status_code"], told["response"]["request_id"]) == (200, "a")
@@ -100,21 +123,21 @@ def test_a_line_of_openai_gets_a_line_of_openais_output() -> None:
 
 def test_tool_calls_and_refusals_stand_where_openai_puts_them() -> None:
     calls = [LLMToolCall(id="c", name="weather", arguments={"city": "Rome"})]
-    called = line(answered(row("openai"), response(content="", tool_calls=calls, finish_reason="tool_calls")))
+    called = line(answered("openai", response(content="", tool_calls=calls, finish_reason="tool_calls")))
     message = called["response"]["body"]["choices"][0]["message"]
     assert message["content"] is None
     assert message["tool_calls"] == [
         {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
     ]
-    refused = line(answered(row("openai"), response(content="no", finish_reason="refusal", receipt=None)))
+    refused = line(answered("openai", response(content="no", finish_reason="refusal", receipt=None)))
     choice = refused["response"]["body"]["choices"][0]
     assert (choice["message"]["content"], choice["message"]["refusal"], choice["finish_reason"]) == (None, "no", "stop")
     assert refused["response"]["body"]["usage"] is None
 
 
 def test_an_http_error_stands_in_the_response_and_any_other_beside_it() -> None:
-    http = line(failed(row("openai"), unavailable()))
+    http = line(failed("openai", unavailable()))
     assert (http["response"]["status_code"], http["error"]) == (503, None)
     assert http["response"]["body"]["error"]["message"] == "down"
-    other = line(failed(row("openai"), QueueFullError("m", depth=1, limit=1)))
+    other = line(failed("openai", QueueFullError("m", depth=1, limit=1)))
     assert (other["response"], other["error"]["code"]) == (None, "queue_full")

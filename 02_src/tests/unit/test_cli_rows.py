@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from llm_gateway import LLMRequest, RequestPriority
-from llm_gateway.cli.rows import Malformed, Row, RowReader
+from llm_gateway.cli.rows import Malformed, Row, RowReader, stored
 from llm_gateway.cli.settings import Loaded
 from llm_gateway.config import load_config
+from llm_gateway.jobs.tables import PromptTemplate
 
 BODY: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -143,16 +144,45 @@ def test_the_path_of_a_field_stays_short_however_deep_it_lies() -> None:
     assert len(told) < 400
 
 
-def test_an_id_serves_one_line() -> None:
-    rows = reader(model="gpt-4o-mini")
-    first = rows.read(1, b'{"prompt": "hi", "request_id": "a"}')
-    second = rows.read(2, b'{"prompt": "hi", "request_id": "a"}')
-    third = rows.read(3, json.dumps(openai()).encode())
-    assert isinstance(first, Row)
-    assert isinstance(second, Malformed)
-    assert isinstance(third, Malformed)
-    assert "stands on an earlier line too" in str(second.error)
-    assert (second.request_id, third.form) == (None, "openai")
+# --- rows of tables ---------------------------------------------------------------------------------------------
+
+
+def test_a_template_makes_the_prompt_of_a_row() -> None:
+    options = {"template": PromptTemplate("Sort {text} by {{mood}}."), "system": "Be brief.", "model": "gpt-4o-mini"}
+    row = reader(**options).read(3, {"text": "Fine!", "stars": 5, "request_id": 17})
+    assert isinstance(row, Row)
+    assert [each.content for each in row.request.messages] == ["Be brief.", "Sort Fine! by {mood}."]
+    assert row.request.request_id == "17"
+    unnamed = reader(**options).read(4, b'{"text": null}')  # an empty cell is an empty text
+    assert isinstance(unnamed, Row)
+    assert (unnamed.request.messages[1].content, unnamed.request.request_id) == ("Sort  by {mood}.", "line-4")
+
+
+def test_a_row_without_a_column_of_the_template_is_malformed() -> None:
+    row = reader(template=PromptTemplate("{text}"), model="gpt-4o-mini").read(3, {"txet": "x"})
+    assert isinstance(row, Malformed)
+    assert str(row.error) == "the row has no 'text', which the prompt template names."
+
+
+def test_a_schema_is_asked_for_where_the_line_asks_for_nothing_else() -> None:
+    tool = {"name": "t", "description": "d", "input_schema": {"type": "object"}}
+    line: dict[str, Any] = {"prompt": "hi", "model": "gpt-4o-mini"}
+    assert asked(line, schema=SCHEMA).response_format == SCHEMA
+    assert asked({**line, "tools": [tool]}, schema=SCHEMA).response_format is None
+    assert asked({**line, "response_format": {"type": "object"}}, schema=SCHEMA).response_format == {"type": "object"}
+
+
+def test_a_row_goes_into_the_store_with_what_tells_it_from_others() -> None:
+    one, other = (reader(model="gpt-4o-mini").read(3, text) for text in (b'{"prompt": "a"}', b'{"prompt": "b"}'))
+    assert one is not None
+    assert other is not None
+    assert stored(one).fingerprint != stored(other).fingerprint
+    assert (stored(one).number, stored(one).key, stored(one).model) == (3, "line-3", "gpt-4o-mini")
+    malformed = reader().read(4, b"nonsense")
+    assert malformed is not None
+    failure = stored(malformed).failure
+    assert failure is not None
+    assert failure.kind == "invalid_request"
 
 
 # --- OpenAI's lines ---------------------------------------------------------------------------------------------

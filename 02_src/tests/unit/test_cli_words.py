@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from fakes.provider import unavailable
-from llm_gateway import LLMResponse, Receipt, TokenUsage
 from llm_gateway.cli.console import count, dollars, duration
 from llm_gateway.cli.progress import Bar, Lines, Pace, display_on, facts, rows
 from llm_gateway.cli.summary import print_summary
 from llm_gateway.cli.tally import Tally
+from llm_gateway.jobs.records import Ledger, StoredResult
 
 
-def priced(cost: float | None) -> LLMResponse:
-    usage = TokenUsage(input_tokens=1000, output_tokens=234)
-    receipt = Receipt(queue_wait=0, attempts=1, provider_time=1, deployment="p/m", usage=usage, cost_usd=cost)
-    return LLMResponse(request_id="a", content="hi", model="m", receipt=receipt)
+def result(cost: float | None = 0.0, *, kind: str | None = None) -> StoredResult:
+    return StoredResult(
+        id=1,
+        number=1,
+        key="a",
+        form="gateway",
+        kind=kind,
+        body=b"{}",
+        asked=True,
+        attempts=1,
+        input_tokens=0 if kind else 1000,
+        output_tokens=0 if kind else 234,
+        cost_usd=cost or 0.0,
+        unpriced=int(cost is None),
+    )
 
 
-def tally_of(*costs: float | None, **fields: int) -> Tally:
-    tally = Tally(**fields)  # type: ignore[arg-type]  # the fields given here are counts
+def tally_of(*costs: float | None, total: int | None = None) -> Tally:
+    tally = Tally(total=total)
     for cost in costs:
-        tally.count_answer(priced(cost))
+        tally.count(result(cost))
     return tally
 
 
@@ -87,7 +98,7 @@ def test_progress_says_what_is_left_and_what_it_costs() -> None:
 
 def test_progress_claims_nothing_that_it_does_not_know() -> None:
     tally = tally_of(None)
-    tally.count_malformed()
+    tally.count(result(kind="invalid_request"))
     assert rows(tally) == "2 rows"
     assert facts(tally, rate=2.0) == ["2.0 rows/s", "1,234 tokens", "cost unknown", "1 error"]
     assert facts(Tally(), rate=0.0) == ["0.0 rows/s", "0 tokens", "0 errors"]
@@ -123,34 +134,57 @@ def test_elsewhere_progress_is_a_line(kind: str) -> None:
     assert shown(console).startswith("1/4 rows · ")
 
 
-def summary(tally: Tally, journal: Path | None = None) -> str:
+LEDGER = Ledger(
+    done=2,
+    malformed=1,
+    failed={"unavailable": 1, "bug": 1},
+    examples={"unavailable": "down", "bug": "'x'"},
+    asked=4,
+    calls=8,
+    answered=2,
+    refused=4,
+    unsent=1,
+    input_tokens=2000,
+    output_tokens=468,
+    cost_usd=0.5,
+    unpriced=1,
+    rows=5,
+)
+
+
+def summary(ledger: Ledger, journal: Path | None = None, state: Path | None = None) -> str:
     console = Console(file=io.StringIO(), width=100)
-    stats = {"attempts": 7, "retries": 1}
-    print_summary(console, tally, stats=stats, seconds=4.0, output="out.jsonl", journal=journal)
+    print_summary(console, ledger, new=5, seconds=4.0, output="out.jsonl", journal=journal, state=state)
     return shown(console)
 
 
 def test_a_summary_tells_all_that_happened_and_where_to_look() -> None:
-    tally = tally_of(0.5, None)
-    tally.count_failure(unavailable())
-    tally.count_failure(KeyError("x"))
-    tally.count_malformed()
-    assert summary(tally, Path("logs/today.jsonl")).splitlines() == [
+    assert LEDGER.adds_up
+    assert summary(LEDGER, Path("logs/today.jsonl"), Path("out.jsonl.job")).splitlines() == [
         "rows       5",
         "answered   2",
         "failed     unavailable 1: down",
         "failed     bug 1: 'x'",
         "malformed  1",
-        "calls      7 (1 retry)",
+        "calls      7 (3 retries): 2 paid, 4 failed, 1 in doubt (sent perhaps, no answer known)",
         "tokens     2,000 in, 468 out",
         "cost       $0.500, and that of 1 answer is unknown",
         "time       4.00 s, 1.2 rows/s",
         "output     out.jsonl",
+        "state      out.jsonl.job",
         "journal    logs/today.jsonl",
     ]
 
 
-def test_a_summary_says_unknown_where_no_price_is_known() -> None:
-    text = summary(tally_of(None, None))
+def test_a_summary_says_what_is_left_and_what_does_not_add_up() -> None:
+    text = summary(replace(LEDGER, pending=3, leased=2, rows=11))
+    assert "pending    3" in text
+    assert "asked now  2" in text
+    assert "these figures do not add up" in text
+
+
+def test_a_summary_says_unknown_where_no_price_is_known_and_none_where_nothing_is_kept() -> None:
+    text = summary(Ledger(done=2, asked=2, calls=2, answered=2, unpriced=2, rows=2))
     assert "cost      unknown" in text
+    assert "state     none: " in text
     assert "journal   off" in text

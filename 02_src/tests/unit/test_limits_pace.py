@@ -15,7 +15,12 @@ CALL = Cost(1.0, 50.0, 50.0, 100.0)
 
 
 def pace(**limits: float) -> Pace:
-    return Pace(LimitSettings.model_validate({"safety": 1.0, "burst_seconds": 1.0, **limits}), "actual", now=0.0, name="model 'm'")
+    return Pace(
+        LimitSettings.model_validate({"safety": 1.0, "burst_seconds": 1.0, **limits}),
+        "actual",
+        now=0.0,
+        name="model 'm'",
+    )
 
 
 def begun(lane: Pace, now: float = 0.0, cost: Cost = CALL) -> Reservation:

@@ -1,0 +1,183 @@
+"""One leased row is asked, and what is known of its calls afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from llm_gateway.calls import CallWatch, Heard
+from llm_gateway.clock import Clock
+from llm_gateway.errors import (
+    BudgetExceededError,
+    ConfigurationError,
+    DeadlineExceededError,
+    GatewayClosedError,
+    GatewayError,
+    InvalidAnswerError,
+    JobError,
+    ProviderError,
+    QueueFullError,
+)
+from llm_gateway.events import AttemptBegan, AttemptFailed, RequestDone, RetryScheduled
+from llm_gateway.jobs.answers import AnswerSchema
+from llm_gateway.jobs.encoding import request_of, response_json, to_json
+from llm_gateway.jobs.records import Calls, Failure, Lease, Verdict
+from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+
+FULL_QUEUE_PAUSE = 1.0  # seconds before a row that found the queue full tries again, where no better hint is known
+LONGEST_PAUSE = 30.0
+
+
+class Answering(Protocol):
+    """What a job needs of a gateway."""
+
+    async def request(self, request: LLMRequest, /) -> LLMResponse:
+        """Answer one request, as LLMGateway does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """The row cannot be asked until the configuration is mended or the budget raised; it stays pending."""
+
+    error: ConfigurationError | BudgetExceededError
+
+
+@dataclass(slots=True)
+class CallCount:
+    """Counts the calls of one lease: those recorded, those made, those that failed."""
+
+    recorded: int = 1  # the lease itself recorded the first
+    failed: int = 0
+    made: int = 0  # by the end of the request; 0 also for one that was never accepted
+
+    def heard(self, event: Heard) -> None:
+        """Take note of an event of the request."""
+        match event:
+            case AttemptFailed():
+                self.failed += 1
+            case RetryScheduled():
+                self.recorded += 1
+            case AttemptBegan():
+                self.recorded = max(self.recorded, event.attempt)
+            case RequestDone():
+                self.made = event.attempt
+
+    def answered(self, response: LLMResponse) -> Calls:
+        """Return the calls of a lease that ended with an answer."""
+        receipt = response.receipt
+        # A call that identical requests shared stands in the receipt of one of them.
+        made = min(receipt.attempts if receipt else 1, self.recorded)
+        usage = receipt.usage if receipt else None
+        cost = receipt.cost_usd if receipt else None
+        return Calls(
+            answered=min(made, 1),
+            refused=max(0, made - 1),
+            unsent=self.recorded - made,
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else 0,
+            cost_usd=cost or 0.0,
+            unpriced=int(cost is None),
+        )
+
+    def failed_known(self) -> Calls:
+        """Return the calls of a lease that ended with an error of the provider, or before any call."""
+        made = min(self.made, self.recorded)
+        return Calls(refused=made, unsent=self.recorded - made)
+
+    def broken_off(self) -> Calls:
+        """Return the calls of a lease that ended while a call may have been under way: that one is in doubt."""
+        made = min(self.made, self.recorded)
+        return Calls(refused=min(self.failed, made), unsent=self.recorded - made)
+
+
+@dataclass(slots=True, kw_only=True)
+class Asker:
+    """Asks rows through a gateway. Every call it makes was recorded before."""
+
+    gateway: Answering
+    watch: CallWatch
+    record_call: Callable[[Lease], None]  # blocks until it is on disk, or raises JobError
+    clock: Clock
+    on_bug: Callable[[Lease, str], None]  # hears of a bug, with its traceback
+    schema: AnswerSchema | None = None
+    max_answers: int = 1  # how many answers a row may cost before one that fits the schema is given up
+    priority: RequestPriority | None = None
+
+    async def ask(self, lease: Lease) -> Verdict | Halt:
+        """Return what becomes of a row. After a cancel it is pending, and the call under way is in doubt."""
+        count = CallCount()
+        try:
+            request = self._request(lease)
+            response = await self._answer(lease, request, count)
+        except (GatewayClosedError, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None:
+                task.uncancel()  # what is known must still be recorded; whoever cancelled waits for that
+            calls = count.broken_off()
+            return Verdict(calls=calls, broken_off=count.recorded > calls.refused + calls.unsent)
+        except (ConfigurationError, BudgetExceededError) as error:
+            return Halt(error)
+        except DeadlineExceededError as error:
+            return Verdict(calls=count.broken_off(), failure=failure_of(error))
+        except GatewayError as error:
+            return Verdict(calls=count.failed_known(), failure=failure_of(error))
+        except Exception as error:  # noqa: BLE001 - a bug that one row meets must not cost the others their answers
+            self.on_bug(lease, "".join(traceback.format_exception(error)))
+            return Verdict(calls=count.failed_known(), failure=failure_of(error))
+        return self._judged(lease, response, count.answered(response))
+
+    def _request(self, lease: Lease) -> LLMRequest:
+        request = request_of(lease.request)
+        if self.priority is None or request.priority is self.priority:
+            return request
+        return request.model_copy(update={"priority": self.priority})
+
+    async def _answer(self, lease: Lease, request: LLMRequest, count: CallCount) -> LLMResponse:
+        """Ask until the queue has room."""
+        task = asyncio.current_task()
+
+        def heard(event: Heard) -> None:
+            falls_back = isinstance(event, AttemptBegan) and event.attempt > count.recorded
+            if isinstance(event, RetryScheduled) or falls_back:
+                try:
+                    self.record_call(lease)
+                except JobError:
+                    # A call that is not recorded must not be made: the row leaves the gateway's queue at once.
+                    if task is not None:
+                        task.cancel()
+                    return
+            count.heard(event)
+
+        with self.watch.following(request.request_id, heard):
+            while True:
+                try:
+                    return await self.gateway.request(request)
+                except QueueFullError as error:
+                    pause = FULL_QUEUE_PAUSE if error.retry_after is None else error.retry_after
+                await self.clock.sleep(min(max(pause, FULL_QUEUE_PAUSE), LONGEST_PAUSE))
+
+    def _judged(self, lease: Lease, response: LLMResponse, calls: Calls) -> Verdict:
+        """Hold an answer against the schema."""
+        if self.schema is not None:
+            try:
+                self.schema.check(response.content)
+            except InvalidAnswerError as error:
+                spent = lease.invalid + 1 >= self.max_answers
+                return Verdict(calls=calls, failure=failure_of(error) if spent else None, invalid=True)
+        return Verdict(calls=calls, answer=response_json(response))
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what is recorded of an error."""
+    kind = error.kind if isinstance(error, GatewayError) else "bug"
+    told = {
+        "kind": kind,
+        "message": str(error) or type(error).__name__,
+        "retryable": bool(getattr(error, "retryable", False)),
+    }
+    if isinstance(error, ProviderError):
+        told |= {"attempts": error.attempts, "status": error.status}
+    return Failure(kind=kind, body=to_json(told))

@@ -1,0 +1,54 @@
+"""Records as JSON and back, and the fingerprint of what a request asks."""
+
+from __future__ import annotations
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from llm_gateway.models import LLMRequest, LLMResponse
+
+NO_PART_OF_THE_QUESTION = frozenset({"request_id", "priority", "deadline", "agent", "metadata"})
+
+
+def to_json(value: Any) -> bytes:
+    """Return `value` as JSON in UTF-8, on one line."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # half a surrogate pair, as a text that was cut in an emoji may hold; JSON can escape it
+        return json.dumps(value).encode()
+
+
+def from_json(text: bytes) -> Any:
+    """Return what `to_json` was given."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
+
+
+def request_json(request: LLMRequest) -> tuple[bytes, bytes]:
+    """Return a request as JSON without what it leaves at its default, and its fingerprint.
+
+    The fingerprint, 16 bytes, differs if anything differs that changes the answer: model, messages, tools, sampling.
+    """
+    told = request.model_dump(exclude_defaults=True)
+    told["request_id"] = request.request_id
+    asked = {name: value for name, value in told.items() if name not in NO_PART_OF_THE_QUESTION}
+    try:
+        text = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        text = json.dumps(asked, sort_keys=True).encode()
+    return to_json(told), blake2b(text, digest_size=16).digest()
+
+
+def request_of(text: bytes) -> LLMRequest:
+    """Return the request that `request_json` was given."""
+    return LLMRequest(**from_json(text))
+
+
+def response_json(response: LLMResponse) -> bytes:
+    """Return a response as JSON, all its fields."""
+    return to_json(response.model_dump())

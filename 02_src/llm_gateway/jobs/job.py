@@ -1,0 +1,324 @@
+"""A durable job: requests in, outcomes out, and a file from which another process can go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from llm_gateway.calls import CallWatch
+from llm_gateway.clock import Clock, LoopClock
+from llm_gateway.config import GatewayConfig
+from llm_gateway.errors import InvalidRequestError, JobChangedError, JobError, JobStoreBusyError
+from llm_gateway.jobs.answers import AnswerSchema
+from llm_gateway.jobs.asking import Answering, Asker, failure_of
+from llm_gateway.jobs.encoding import from_json, request_json
+from llm_gateway.jobs.lock import JobLock
+from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult
+from llm_gateway.jobs.runner import Hooks, Runner, window_of
+from llm_gateway.jobs.sqlite import SqliteJobStore, remove_state
+from llm_gateway.jobs.store import JobStore
+from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
+from llm_gateway.sentences import SECRET
+
+log = logging.getLogger("llm_gateway")
+
+RESULTS_AT_ONCE = 256
+FORM = "request"  # of rows that a program gives
+MODEL = "model:"  # before the name of a model among the facts of a job
+
+
+class JobGateway(Answering, Protocol):
+    """What a job needs of a gateway."""
+
+    @property
+    def config(self) -> GatewayConfig:
+        """The validated configuration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOutcome:
+    """What became of one request of a job: a response, or why there is none."""
+
+    number: int  # of the request, from 1, in the order they were given
+    request_id: str | None  # as given, "row-N" where none was given; None: it stood on an earlier request too
+    response: LLMResponse | None = None
+    kind: str | None = None  # of the error, as in its class
+    message: str | None = None  # of the error
+    attempts: int = 0  # provider calls, those of earlier runs included
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a response."""
+        return self.response is not None
+
+
+class Job:
+    """A list of requests that is answered once, however often the process dies in between.
+
+    `path` is the job's state: a file that is made at the first run, and from which a later one goes on. Every call is
+    recorded in it before it is made, every answer before it is handed out. None keeps no state.
+
+    `schema` is a JSON schema: an answer that does not fit it is asked for again, `retry.max_attempts` times in all.
+    `priority` goes before what the requests say. `fresh` forgets what `path` holds.
+    """
+
+    def __init__(
+        self,
+        gateway: JobGateway,
+        path: Path | str | None,
+        *,
+        watch: CallWatch,
+        schema: Mapping[str, Any] | AnswerSchema | None = None,
+        priority: RequestPriority | None = None,
+        clock: Clock | None = None,
+        hooks: Hooks | None = None,
+        fresh: bool = False,
+        on_bug: Callable[[Lease, str], None] | None = None,
+    ) -> None:
+        """Take the gateway and its watch: an observer of the gateway, by which the job hears of every call."""
+        self._gateway = gateway
+        self._path = None if path is None else Path(path)
+        self._watch = watch
+        self._fresh = fresh
+        self._schema = AnswerSchema(dict(schema)) if isinstance(schema, Mapping) else schema
+        self._priority = priority
+        self._clock = clock or LoopClock()
+        self._hooks = hooks or Hooks()
+        self._on_bug = on_bug or _log_bug
+        self._lock: JobLock | None = None
+        self._store: JobStore | None = None
+        self._runner: Runner | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._new_results = asyncio.Event()
+
+    # --- beginning and ending ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the state, or begin one. Raises JobError if another process works on this job."""
+        if self._path is None:
+            self._store = SqliteJobStore.temporary()
+            return self
+        self._lock = JobLock(self._path)
+        try:
+            if self._fresh:
+                remove_state(self._path)
+            self._store = SqliteJobStore.open(self._path)
+            await self._store.reclaim()
+            await self._check_models(await self._store.facts())
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the rows under way, or cancel their calls if the body failed; then close the state."""
+        try:
+            if self._work is not None and not self._work.done():
+                if error is None:
+                    self.stop()
+                else:
+                    self.abandon()
+                await asyncio.wait((self._work,))
+        finally:
+            if self._work is not None and not self._work.cancelled():
+                self._work.exception()  # it was raised where outcomes were awaited, or nobody awaits them any more
+            await self._close()
+
+    async def _close(self) -> None:
+        store, self._store = self._store, None
+        try:
+            if store is not None:
+                await store.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def stop(self) -> None:
+        """Read and ask nothing more; what is under way is still recorded."""
+        if self._runner is not None:
+            self._runner.stop()
+
+    def abandon(self) -> None:
+        """Stop, and cancel the calls under way; their rows are asked again by the next run."""
+        if self._runner is not None:
+            self._runner.abandon()
+
+    # --- asking -----------------------------------------------------------------------------------------------
+
+    async def run(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> AsyncIterator[JobOutcome]:
+        """Yield what became of every request of this job as it is known, those of earlier runs first.
+
+        Requests are read as they are needed, and outcomes wait in the state for whoever takes them: memory does not
+        grow with the job. A later run must give the same requests in the same order, at least as far as they were
+        read; JobChangedError otherwise. Leaving the loop early stops the job, and a later run goes on.
+        """
+        async for results in self.results(self._rows(requests)):
+            for result in results:
+                yield _outcome(result)
+
+    async def results(self, rows: AsyncIterable[NewRow], after: int = 0) -> AsyncIterator[list[StoredResult]]:
+        """Answer rows, and yield results in the order of their recording, some at a time, those above `after`."""
+        store = self.store
+        runner = self._runner = self._new_runner()
+        work = self._work = asyncio.create_task(runner.run(self._noted(rows)))
+        work.add_done_callback(lambda _: self._new_results.set())
+        while True:
+            self._new_results.clear()
+            is_over = work.done()
+            try:
+                found = await runner.persisted(lambda: store.results(after, RESULTS_AT_ONCE))  # noqa: B023 - it is awaited here
+            except JobStoreBusyError:  # the job was abandoned
+                break
+            if found:
+                yield found
+                after = found[-1].id
+            elif is_over:
+                break
+            else:
+                await self._new_results.wait()
+        await work
+        if runner.halted is not None:
+            raise runner.halted
+
+    @property
+    def store(self) -> JobStore:
+        """Where the job lives, while it is open. Raises JobError."""
+        if self._store is None:
+            raise JobError("The job is not open; use it as `async with job:`.")
+        return self._store
+
+    @property
+    def under_way(self) -> int:
+        """How many rows are being asked."""
+        return self._runner.under_way if self._runner is not None else 0
+
+    @property
+    def broken_off(self) -> int:
+        """How many rows were being asked when the job was stopped, and are pending again."""
+        return self._runner.broken_off if self._runner is not None else 0
+
+    async def ledger(self) -> Ledger:
+        """Return all rows and calls, added up in the state."""
+        return await self.store.ledger()
+
+    async def retry_failed(self, kinds: Collection[str] | None = None) -> int:
+        """Take back the failures of some kinds, or of all, for the next `run`; return how many."""
+        return await self.store.retry_failed(kinds)
+
+    # --- parts ------------------------------------------------------------------------------------------------
+
+    def _new_runner(self) -> Runner:
+        if self._work is not None and not self._work.done():
+            raise JobError("The job is being run; one run at a time.")
+        config = self._gateway.config
+        asker = Asker(
+            gateway=self._gateway,
+            watch=self._watch,
+            record_call=self.store.record_call,
+            clock=self._clock,
+            on_bug=self._on_bug,
+            schema=self._schema,
+            max_answers=config.retry.max_attempts,
+            priority=self._priority,
+        )
+
+        def window(model: str) -> int:
+            return window_of(config.model(model).max_concurrency, config.batching.max_queue_size)
+
+        hooks = replace(self._hooks, recorded=self._new_results.set)
+        return Runner(self.store, asker, window=window, clock=self._clock, hooks=hooks)
+
+    async def _rows(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> AsyncIterator[NewRow]:
+        number = 0
+        if isinstance(requests, AsyncIterable):
+            async for request in requests:
+                number += 1
+                yield self._row(number, request)
+        else:
+            for request in requests:
+                number += 1
+                yield self._row(number, request)
+
+    def _row(self, number: int, request: LLMRequest) -> NewRow:
+        if "request_id" not in request.model_fields_set:
+            request = request.model_copy(update={"request_id": f"row-{number}"})
+        try:
+            self._gateway.config.model(name_of(request.model))
+        except InvalidRequestError as error:
+            return NewRow(number=number, key=request.request_id, form=FORM, failure=failure_of(error))
+        return asked_row(number, request, form=FORM)
+
+    # --- models -----------------------------------------------------------------------------------------------
+
+    async def _noted(self, rows: AsyncIterable[NewRow]) -> AsyncIterator[NewRow]:
+        """Note what each model is before the first row of it."""
+        seen: set[str] = set()
+        async for row in rows:
+            if row.model and row.model not in seen:
+                seen.add(row.model)
+                await self.store.note({f"{MODEL}{row.model}": self._model(row.model)})
+            yield row
+
+    async def _check_models(self, facts: Mapping[str, Any]) -> None:
+        """Raise JobChangedError if a model that the job has asked is configured otherwise now."""
+        for name, before in facts.items():
+            if not name.startswith(MODEL):
+                continue
+            model = name.removeprefix(MODEL)
+            now = self._model(model)
+            if now != before:
+                raise JobChangedError(
+                    f"Model '{model}' was {before} when the job {self._path} began, and is {now} now; "
+                    "configure it as it was, or begin another job."
+                )
+
+    def _model(self, name: str) -> str:
+        settings = self._gateway.config.model(name)
+        options = {key: value for key, value in settings.options.items() if not SECRET.search(key)}
+        facts = {"max_tokens": settings.max_tokens, **options}
+        told = ", ".join(f"{key}={value}" for key, value in facts.items() if value is not None)
+        return f"{settings.provider}/{settings.model}{f' ({told})' if told else ''}"
+
+
+def name_of(model: ModelProvider | str) -> str:
+    """Return the name of a model as the configuration has it."""
+    return model.value if isinstance(model, ModelProvider) else model
+
+
+def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
+    """Return the row of a request that can be asked."""
+    text, fingerprint = request_json(request)
+    return NewRow(
+        number=number,
+        key=request.request_id,
+        form=form,
+        model=name_of(request.model),
+        fingerprint=fingerprint,
+        request=text,
+    )
+
+
+def _outcome(result: StoredResult) -> JobOutcome:
+    told = from_json(result.body)
+    if result.kind is None:
+        return JobOutcome(
+            number=result.number, request_id=result.key, response=LLMResponse(**told), attempts=result.attempts
+        )
+    return JobOutcome(
+        number=result.number,
+        request_id=result.key,
+        kind=result.kind,
+        message=told["message"],
+        attempts=result.attempts,
+    )
+
+
+def _log_bug(lease: Lease, trace: str) -> None:
+    log.error("row %d of a job met a bug:\n%s", lease.number, trace)

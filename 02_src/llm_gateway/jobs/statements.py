@@ -1,0 +1,250 @@
+"""The SQL of a job: what each step reads and writes, on a connection whose transaction somebody else ends."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from llm_gateway.jobs.encoding import from_json
+from llm_gateway.jobs.records import ALLOWED, Lease, Ledger, NewRow, RowState, StoredResult, Verdict
+from llm_gateway.jobs.store import Added
+
+APPLICATION = 0x4C474A42  # "LGJB", in the head of the file
+VERSION = 1
+PENDING, LEASED, DONE, FAILED = (state.value for state in RowState)
+
+SCHEMA = f"""
+CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE rows(
+    number INTEGER PRIMARY KEY,
+    key TEXT UNIQUE,
+    model TEXT NOT NULL,
+    form TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    state INTEGER NOT NULL,
+    turn INTEGER NOT NULL DEFAULT 0,
+    invalid INTEGER NOT NULL DEFAULT 0,
+    calls INTEGER NOT NULL DEFAULT 0,
+    answered INTEGER NOT NULL DEFAULT 0,
+    refused INTEGER NOT NULL DEFAULT 0,
+    unsent INTEGER NOT NULL DEFAULT 0,
+    input_tokens INTEGER NOT NULL DEFAULT 0,
+    output_tokens INTEGER NOT NULL DEFAULT 0,
+    cost_usd REAL NOT NULL DEFAULT 0,
+    unpriced INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX rows_pending ON rows(model, number) WHERE state = {PENDING};
+CREATE INDEX rows_leased ON rows(number) WHERE state = {LEASED};
+-- Beside the rows, since every change of a row writes the whole of it anew.
+CREATE TABLE requests(number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE results(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER NOT NULL UNIQUE,
+    kind TEXT,
+    body BLOB NOT NULL
+);
+CREATE INDEX results_failed ON results(kind) WHERE kind IS NOT NULL;
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+"""
+
+
+def facts(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Return what was noted of the job."""
+    return {name: json.loads(value) for name, value in connection.execute("SELECT name, value FROM facts")}
+
+
+def note(connection: sqlite3.Connection, noted: Mapping[str, Any]) -> None:
+    """Note facts of the job."""
+    rows = [(name, json.dumps(value)) for name, value in noted.items()]
+    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+
+# --- rows in ------------------------------------------------------------------------------------------------------
+
+
+def add(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> list[Added]:
+    """Take rows in, and the results of those that cannot be asked."""
+    return [_add(connection, row) for row in rows]
+
+
+def _add(connection: sqlite3.Connection, row: NewRow) -> Added:
+    state = PENDING if row.failure is None else FAILED
+    inserted = connection.execute(
+        "INSERT OR IGNORE INTO rows(number, key, model, form, fingerprint, state) VALUES (?, ?, ?, ?, ?, ?)",
+        (row.number, row.key, row.model, row.form, row.fingerprint, state),
+    )
+    if not inserted.rowcount:
+        return _known(connection, row)
+    if row.failure is None:
+        connection.execute("INSERT INTO requests VALUES (?, ?)", (row.number, row.request))
+    else:
+        _end(connection, row.number, row.failure.kind, row.failure.body)
+    return Added.NEW
+
+
+def _known(connection: sqlite3.Connection, row: NewRow) -> Added:
+    there = connection.execute("SELECT key, fingerprint FROM rows WHERE number = ?", (row.number,)).fetchone()
+    if there is None:
+        return Added.TWICE
+    key, fingerprint = there
+    # A row without a key is one that was refused for it.
+    return Added.KNOWN if fingerprint == row.fingerprint and key in {row.key, None} else Added.CHANGED
+
+
+def last_number(connection: sqlite3.Connection) -> int:
+    """Return the highest number of a row."""
+    return int(connection.execute("SELECT coalesce(max(number), 0) FROM rows").fetchone()[0])
+
+
+# --- leases -------------------------------------------------------------------------------------------------------
+
+
+def lease(connection: sqlite3.Connection, model: str, limit: int) -> list[Lease]:
+    """Lease pending rows, and record a call for each."""
+    found = connection.execute(
+        f"SELECT number, turn + 1, key, body, invalid FROM rows JOIN requests USING (number)"  # noqa: S608
+        f" WHERE state = {PENDING} AND model = ? ORDER BY number LIMIT ?",
+        (model, limit),
+    ).fetchall()
+    connection.executemany(
+        f"UPDATE rows SET state = {LEASED}, turn = turn + 1, calls = calls + 1 WHERE number = ?",  # noqa: S608
+        [(row[0],) for row in found],
+    )
+    return [
+        Lease(number=number, turn=turn, key=key, request=body, invalid=invalid)
+        for number, turn, key, body, invalid in found
+    ]
+
+
+def record_call(connection: sqlite3.Connection, held: Lease) -> bool:
+    """Record one more call; False if the lease is stale."""
+    changed = connection.execute(
+        f"UPDATE rows SET calls = calls + 1 WHERE number = ? AND turn = ? AND state = {LEASED}",  # noqa: S608
+        (held.number, held.turn),
+    )
+    return changed.rowcount == 1
+
+
+def finish(connection: sqlite3.Connection, held: Lease, verdict: Verdict) -> bool:
+    """End a lease; False, and nothing is written, if it is stale."""
+    assert verdict.state in ALLOWED[RowState.LEASED]  # noqa: S101 - a verdict has no other states
+    calls = verdict.calls
+    changed = connection.execute(
+        "UPDATE rows SET state = ?, invalid = invalid + ?, answered = answered + ?, refused = refused + ?,"  # noqa: S608
+        " unsent = unsent + ?, input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
+        " cost_usd = cost_usd + ?, unpriced = unpriced + ?"
+        f" WHERE number = ? AND turn = ? AND state = {LEASED}",
+        (
+            *(verdict.state.value, verdict.invalid, calls.answered, calls.refused, calls.unsent),
+            *(calls.input_tokens, calls.output_tokens, calls.cost_usd, calls.unpriced),
+            *(held.number, held.turn),
+        ),
+    )
+    if not changed.rowcount:
+        return False
+    if verdict.answer is not None:
+        _end(connection, held.number, None, verdict.answer)
+        connection.execute("DELETE FROM requests WHERE number = ?", (held.number,))
+    elif verdict.failure is not None:
+        _end(connection, held.number, verdict.failure.kind, verdict.failure.body)
+    return True
+
+
+def _end(connection: sqlite3.Connection, number: int, kind: str | None, body: bytes) -> None:
+    connection.execute("INSERT INTO results(number, kind, body) VALUES (?, ?, ?)", (number, kind, body))
+
+
+def reclaim(connection: sqlite3.Connection) -> int:
+    """Make leased rows pending."""
+    return connection.execute(f"UPDATE rows SET state = {PENDING} WHERE state = {LEASED}").rowcount  # noqa: S608
+
+
+def retry_failed(connection: sqlite3.Connection, kinds: Collection[str] | None) -> int:
+    """Make rows pending that were asked in vain, and take their results back."""
+    chosen = "" if kinds is None else f" AND kind IN ({', '.join('?' * len(kinds))})"
+    rows = connection.execute(
+        "SELECT number FROM results JOIN rows USING (number)"  # noqa: S608
+        f" WHERE kind IS NOT NULL AND model != ''{chosen}",
+        tuple(kinds or ()),
+    ).fetchall()
+    connection.executemany(f"UPDATE rows SET state = {PENDING}, invalid = 0 WHERE number = ?", rows)  # noqa: S608
+    connection.executemany("DELETE FROM results WHERE number = ?", rows)
+    return len(rows)
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+def results(connection: sqlite3.Connection, after: int, limit: int) -> list[StoredResult]:
+    """Return results in the order of their recording."""
+    return _results(connection, "id > ? ORDER BY id LIMIT ?", (after, limit))
+
+
+def results_by_number(connection: sqlite3.Connection, after: int, limit: int) -> list[StoredResult]:
+    """Return results in the order of the input, those of rows above `after`."""
+    return _results(connection, "number > ? ORDER BY number LIMIT ?", (after, limit))
+
+
+def _results(connection: sqlite3.Connection, which: str, values: tuple[int, int]) -> list[StoredResult]:
+    found = connection.execute(
+        "SELECT id, number, key, form, kind, body, model != '', calls - unsent,"  # noqa: S608
+        " input_tokens, output_tokens, cost_usd, unpriced"
+        f" FROM results JOIN rows USING (number) WHERE {which}",
+        values,
+    )
+    return [
+        StoredResult(
+            id=row[0],
+            number=row[1],
+            key=row[2],
+            form=row[3],
+            kind=row[4],
+            body=row[5],
+            asked=bool(row[6]),
+            attempts=row[7],
+            input_tokens=row[8],
+            output_tokens=row[9],
+            cost_usd=row[10],
+            unpriced=row[11],
+        )
+        for row in found
+    ]
+
+
+def pending(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return how many rows of each model are pending."""
+    return dict(
+        connection.execute(f"SELECT model, count(*) FROM rows WHERE state = {PENDING} GROUP BY model").fetchall()  # noqa: S608
+    )
+
+
+def ledger(connection: sqlite3.Connection) -> Ledger:
+    """Add up rows, results and calls."""
+    states = dict(connection.execute("SELECT state, count(*) FROM rows GROUP BY state").fetchall())
+    kinds = connection.execute(
+        "SELECT kind, times, body FROM (SELECT kind, count(*) AS times, min(id) AS id FROM results"
+        " JOIN rows USING (number) WHERE kind IS NOT NULL AND model != '' GROUP BY kind)"
+        " JOIN (SELECT id, body FROM results) USING (id) ORDER BY times DESC, kind"
+    ).fetchall()
+    sums = connection.execute(
+        "SELECT count(*), coalesce(sum(state = ? AND model = ''), 0), coalesce(sum(calls > unsent), 0),"
+        " coalesce(sum(calls), 0), coalesce(sum(answered), 0), coalesce(sum(refused), 0), coalesce(sum(unsent), 0),"
+        " coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost_usd), 0.0),"
+        " coalesce(sum(unpriced), 0) FROM rows",
+        (FAILED,),
+    ).fetchone()
+    names = ("rows", "malformed", "asked", "calls", "answered", "refused", "unsent")
+    more = ("input_tokens", "output_tokens", "cost_usd", "unpriced")
+    last = connection.execute("SELECT coalesce(max(id), 0) FROM results").fetchone()[0]
+    return Ledger(
+        last_result=last,
+        pending=states.get(PENDING, 0),
+        leased=states.get(LEASED, 0),
+        done=states.get(DONE, 0),
+        failed={kind: number for kind, number, _ in kinds},
+        examples={kind: str(from_json(body)["message"]) for kind, _, body in kinds},
+        **dict(zip(names + more, sums, strict=True)),
+    )

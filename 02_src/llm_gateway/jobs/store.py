@@ -1,0 +1,64 @@
+"""The seam to where a job lives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult, Verdict
+
+
+class Added(Enum):
+    """What became of a row that was added."""
+
+    NEW = "new"
+    KNOWN = "known"  # the same row was there
+    CHANGED = "changed"  # another row has this number; nothing was written
+    TWICE = "twice"  # another number has this key; nothing was written
+
+
+class JobStore(Protocol):
+    """Rows and results that survive the process. Whatever a method returns is on disk.
+
+    Every method raises JobStoreBusyError, and nothing has changed, where the same may succeed later: the disk is full.
+    """
+
+    async def facts(self) -> dict[str, Any]:
+        """Return what was noted of the job as a whole."""
+
+    async def note(self, facts: Mapping[str, Any], /) -> None:
+        """Note JSON values, each in the place of an earlier one of its name."""
+
+    async def add(self, rows: Sequence[NewRow], /) -> list[Added]:
+        """Take in rows of the input; return for each what became of it."""
+
+    async def lease(self, model: str, limit: int, /) -> list[Lease]:
+        """Lease up to `limit` pending rows of a model, the first of the input first, and record a call for each."""
+
+    def record_call(self, lease: Lease, /) -> None:
+        """Record that one more call will be made for a leased row. Blocks until it is on disk."""
+
+    async def finish(self, lease: Lease, verdict: Verdict, /) -> bool:
+        """Record the end of a lease and its result, all or nothing; False, and nothing is written, if it is stale."""
+
+    async def results(self, after: int, limit: int, /) -> list[StoredResult]:
+        """Return results in the order of their recording, those with an id above `after`."""
+
+    async def pending(self) -> dict[str, int]:
+        """Return how many rows of each model are pending."""
+
+    async def last_number(self) -> int:
+        """Return the highest number of a row, 0 where there is none."""
+
+    async def ledger(self) -> Ledger:
+        """Add up all rows and calls."""
+
+    async def reclaim(self) -> int:
+        """Make leased rows pending whose process is gone; return how many. Their open calls are in doubt."""
+
+    async def retry_failed(self, kinds: Collection[str] | None, /) -> int:
+        """Make rows pending that were asked in vain, of some kinds or of all; return how many."""
+
+    async def close(self) -> None:
+        """Close it. Safe to call twice."""

@@ -1,0 +1,54 @@
+"""What we build of a payload ourselves is what LangChain would have built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+
+from llm_gateway.clients.openai import GPT
+
+CALL = {"type": "tool_call", "id": "a", "name": "look", "args": {"where": "up"}}
+ANSWERS: dict[str, BaseMessage] = {
+    "text": AIMessage("Paris, 🎈."),
+    "empty": AIMessage(""),
+    "named": AIMessage("Paris.", name="guide"),
+    "call": AIMessage("I look.", tool_calls=[CALL]),
+    "call without words": AIMessage("", tool_calls=[CALL]),
+    "blocks": AIMessage([{"type": "text", "text": "Paris."}]),
+    "sound": AIMessage([{"type": "audio", "id": "s1"}]),
+    "refusal": AIMessage("No.", additional_kwargs={"refusal": "No."}),
+    "another form": AIMessage("Paris.", response_metadata={"output_version": "v1"}),
+}
+
+
+def both(**fields: Any) -> tuple[GPT, ChatOpenAI]:
+    key = SecretStr("sk-canary-0123456789abcdef")
+    return GPT(api_key=key, **fields), ChatOpenAI(api_key=key, **fields)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize(
+    "fields", [{"model": "gpt-4o-mini"}, {"model": "o3"}, {"model": "m", "use_responses_api": True}]
+)
+def test_a_conversation_is_sent_as_langchain_would_send_it(answer: str, fields: dict[str, Any]) -> None:
+    ours, theirs = both(**fields)
+    messages = [
+        SystemMessage("Be brief."),
+        HumanMessage("Where?"),
+        ANSWERS[answer],
+        ToolMessage("a tower", tool_call_id="a"),
+        AIMessage("Under it."),
+        HumanMessage([{"type": "text", "text": "Sure?"}]),
+    ]
+    seen = ours._get_request_payload(messages, stop=["x"], max_tokens=5)
+    assert seen == theirs._get_request_payload(messages, stop=["x"], max_tokens=5)
+    assert messages[4].content == "Under it."
+
+
+def test_a_question_that_is_no_list_of_messages_is_langchains_own_business() -> None:
+    ours, theirs = both(model="gpt-4o-mini")
+    assert ours._get_request_payload("Where?") == theirs._get_request_payload("Where?")
