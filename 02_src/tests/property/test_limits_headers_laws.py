@@ -95,4 +95,4 @@ def test_where_nothing_is_known_a_told_limit_is_used_at_its_safe_share(told: dic
     pace.answered(reservation, Cost(), 0.0, told)
     for resource, standing in told.items():
         if standing.limit is not None:
-            assert pace.limiter.levels(0.0)[resource].rate <= 0.97 * standing.limit / 60 * (1 + 1e-9)
+            assert pace.limiter.levels(0.0)[resource].rate <= 0.99 * standing.limit / 60 * (1 + 1e-9)

@@ -171,10 +171,10 @@ async def test_a_scrape_tells_where_each_limit_stands(metrics: GatewayMetrics) -
         used = series(metrics, "llm_gateway_limit_used_permits_total")
         assert used == {(*WHERE, "requests", "gpt-4o-mini"): 1, (*WHERE, "tokens", "gpt-4o-mini"): 15}
         assert series(metrics, "llm_gateway_limit_permits_per_second") == {
-            (*WHERE, "requests", "gpt-4o-mini"): 97,
+            (*WHERE, "requests", "gpt-4o-mini"): 99,
             (*WHERE, "tokens", "gpt-4o-mini"): 970,
         }
-        assert series(metrics, "llm_gateway_limit_permits")[*WHERE, "requests", "gpt-4o-mini"] == 97
+        assert series(metrics, "llm_gateway_limit_permits")[*WHERE, "requests", "gpt-4o-mini"] == 99 * 0.75
         assert series(metrics, "llm_gateway_limit_waits_total")[*WHERE, "requests", "gpt-4o-mini"] == 0
 
 
