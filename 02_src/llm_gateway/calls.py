@@ -19,8 +19,8 @@ class CallWatch:
     _followers: dict[str, list[Callable[[Heard], None]]] = field(default_factory=dict)
 
     def observe(self, event: Event, /) -> None:
-        """Pass on what followers want to hear. It costs a look at the type where there are none."""
-        if isinstance(event, AttemptBegan | AttemptFailed | RetryScheduled | RequestDone):
+        """Pass on what followers want to hear."""
+        if self._followers and isinstance(event, AttemptBegan | AttemptFailed | RetryScheduled | RequestDone):
             for follower in tuple(self._followers.get(event.request_id, ())):
                 follower(event)
 

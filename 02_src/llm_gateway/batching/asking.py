@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -83,18 +83,22 @@ def on_behalf_of(request: LLMRequest) -> Iterator[None]:
         ASKER.reset(token)
 
 
-@contextmanager
-def lent_slot() -> Iterator[None]:
+NO_SLOT = nullcontext()
+
+
+def lent_slot() -> AbstractContextManager[None]:
     """While the body waits for answers, leave the slot of the call it runs in, if it runs in one, to what it asked."""
     asker = ASKER.get()
-    if asker is None or asker.slot is None:
-        yield
-        return
-    asker.slot.lend()
+    return NO_SLOT if asker is None or asker.slot is None else _lent(asker.slot)
+
+
+@contextmanager
+def _lent(slot: Slot) -> Iterator[None]:
+    slot.lend()
     try:
         yield
     finally:
-        asker.slot.take_back()
+        slot.take_back()
 
 
 def inherited(request: LLMRequest) -> Asker:
