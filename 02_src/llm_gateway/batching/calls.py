@@ -227,8 +227,7 @@ class Calls:
         grant = grant or upstream.pace.free(ticket.started)
         actual = grant[0].cost
         if usage is not None:
-            charge, most = upstream.charge, upstream.deployment.settings.max_tokens
-            actual = self._estimator.charged(ticket.request, usage, charge, max_tokens=most)
+            actual = self._estimator.charged(ticket.request, usage, upstream.charge, max_tokens=upstream.max_tokens)
             if ticket.estimate is not None:
                 self._estimator.learn(ticket.request, ticket.estimate, usage)
         standings = read_standings(completion.headers) if completion.headers else {}

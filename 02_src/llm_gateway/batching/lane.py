@@ -152,8 +152,7 @@ class Lane:
         share = count / len(self.upstreams)
         waits = []
         for upstream in self.upstreams:
-            most = upstream.deployment.settings.max_tokens
-            cost = self._estimator.expected(request, upstream.charge, max_tokens=most).cost
+            cost = self._estimator.expected(request, upstream.charge, max_tokens=upstream.max_tokens).cost
             tokens_each = tokens / count if count else 0.0
             scale = tokens_each / cost.tokens if cost.tokens else 0.0
             ahead = Cost(

@@ -98,7 +98,7 @@ class Pump:
 
     def estimate(self, ticket: Ticket, upstream: Upstream) -> Cost:
         """Return what a call of a ticket will be charged; worked out where there is a limit, since it takes time."""
-        made_for = upstream.charge, upstream.deployment.settings.max_tokens
+        made_for = upstream.charge, upstream.max_tokens
         if ticket.estimate is None or ticket.estimated_for != made_for:
             ticket.estimate = self._estimator.expected(ticket.request, made_for[0], max_tokens=made_for[1])
             ticket.estimated_for = made_for

@@ -41,12 +41,11 @@ def line_of(at: datetime, event: Event) -> bytes:
     Durations are seconds with six decimals, a priority is "high", "normal" or "low", `usage` becomes `input_tokens`,
     `output_tokens` and so on. Raises TypeError, ValueError or RuntimeError for what cannot be written as JSON.
     """
-    names, values_of, forms = SHAPES[type(event)]
-    told = {name: value for name, value in zip(names, values_of(event), strict=True) if value is not None}
-    record: dict[str, Any] = {"ts": stamp(at), "event": event.name, **told}
-    for name, form in forms:
-        if name in record:
-            record[name] = form(record[name])
+    columns, values_of = SHAPES[type(event)]
+    record: dict[str, Any] = {"ts": at, "event": event.name}
+    for (name, form), value in zip(columns, values_of(event), strict=True):
+        if value is not None:
+            record[name] = value if form is None else form(value)
     usage = record.pop("usage", None)
     if usage is not None:
         record.update(usage.__dict__)  # its fields alone; model_dump() would take five times as long
@@ -71,10 +70,10 @@ FORMS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _shape(cls: type[Event]) -> tuple[tuple[str, ...], Callable[[Event], Any], list[tuple[str, Callable[[Any], Any]]]]:
-    """Return the names of the fields, what takes them all out of an event, and the forms of those that have one."""
-    names = tuple(field.name for field in fields(cls))
-    return names, attrgetter(*names), [(name, FORMS[name]) for name in names if name in FORMS]
+def _shape(cls: type[Event]) -> tuple[tuple[tuple[str, Callable[[Any], Any] | None], ...], Callable[[Event], Any]]:
+    """Return the names of the fields with their forms, and what takes all values out of an event."""
+    names = [field.name for field in fields(cls)]
+    return tuple((name, FORMS.get(name)) for name in names), attrgetter(*names)
 
 
 SHAPES = {cls: _shape(cls) for cls in JOURNALLED}
@@ -82,20 +81,22 @@ SHAPES = {cls: _shape(cls) for cls in JOURNALLED}
 
 def lost_line(at: datetime, lines: int) -> bytes:
     """Return the line that stands for `lines` missing ones."""
-    return encoded({"ts": stamp(at), "event": LINES_LOST, "lines": lines})
+    return encoded({"ts": at, "event": LINES_LOST, "lines": lines})
 
 
 def stamp(at: datetime) -> str:
     """Write an instant in UTC as RFC 3339, always with microseconds, so that lines sort as text."""
-    text = at.isoformat() if at.microsecond else at.isoformat(timespec="microseconds")
-    return text.replace("+00:00", "Z")
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def encoded(record: Mapping[str, Any]) -> bytes:
-    """Return `record` as one line of UTF-8."""
+def encoded(record: dict[str, Any]) -> bytes:
+    """Return `record`, whose first value is an instant in UTC, as one line of UTF-8."""
+    at = record["ts"]
+    if not at.microsecond:  # which orjson would leave out
+        record["ts"] = stamp(at)
     try:
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
     except TypeError:
         # Half a surrogate pair in somebody's text, or an integer beyond 64 bits: rare, so the slow way will do.
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(record | {"ts": stamp(at)}, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8", "replace") + b"\n"

@@ -45,29 +45,29 @@ class Upstream:
     mean_call: float | None = None  # running mean of how long a call takes
     turn: float = 0.0  # of the stride scheduler: the lowest goes next
 
-    @property
-    def label(self) -> str:
-        """What receipts and logs call it."""
-        return self.deployment.label
+    label: str = field(init=False)  # what receipts and logs call it
+    slots: int = field(init=False)  # calls that may be under way at the same time
+    kept: int = field(init=False)  # of those, how many stay free for HIGH
+    charge: Charge = field(init=False)  # how its provider charges
+    max_tokens: int | None = field(init=False)  # of the answer to a request that says nothing of it
 
-    @property
-    def slots(self) -> int:
-        """How many calls may be under way at the same time."""
-        return self.deployment.settings.max_concurrency
+    def __post_init__(self) -> None:
+        """Work out once what every call looks at."""
+        settings = self.deployment.settings
+        self.label = self.deployment.label
+        self.slots = settings.max_concurrency
+        self.kept = self.slots // HEADROOM
+        self.charge = self.pace.paces[0].charge
+        self.max_tokens = settings.max_tokens
 
     @property
     def free_slots(self) -> int:
         """How many more calls may begin, those kept free for HIGH not counted."""
-        return self.slots - self.slots // HEADROOM - self.in_flight
-
-    @property
-    def charge(self) -> Charge:
-        """How its provider charges."""
-        return self.pace.paces[0].charge
+        return self.slots - self.kept - self.in_flight
 
     def worst_case(self, request: LLMRequest) -> float:
         """Return the US dollars that a call cannot exceed. Raises InvalidRequestError, ConfigurationError."""
-        most = request.max_tokens or self.deployment.settings.max_tokens
+        most = request.max_tokens or self.max_tokens
         if most is None:
             reason = f"missing; a budget needs the longest answer. Set it, or models.{self.deployment.name}.max_tokens."
             raise InvalidRequestError(reason, field="max_tokens", record="LLMRequest")
@@ -89,7 +89,7 @@ class Upstream:
                 column = COLUMNS[resource]
                 missing = ahead[column] + min(cost[column], level.burst) - level.level
                 waits.append(missing / level.rate if level.rate > 0 else math.inf)
-        kept = 0 if priority is RequestPriority.HIGH else self.slots // HEADROOM
+        kept = 0 if priority is RequestPriority.HIGH else self.kept
         behind = ahead.requests + 1.0 + self.in_flight + kept - self.slots
         if behind > 0 and self.mean_call is not None:
             waits.append((behind - 0.5) / self.slots * self.mean_call)  # those under way are half done
@@ -97,8 +97,7 @@ class Upstream:
 
     def has_slot(self, priority: RequestPriority) -> bool:
         """Whether a call of `priority` may have a slot; a tenth of them stays free for HIGH."""
-        free = self.slots - self.in_flight
-        return free > (0 if priority is RequestPriority.HIGH else self.slots // HEADROOM)
+        return self.slots - self.in_flight > (0 if priority is RequestPriority.HIGH else self.kept)
 
     @property
     def has_lent_slot(self) -> bool:
