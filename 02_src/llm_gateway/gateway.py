@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llm_gateway")
 
-AT_ONCE = 1000  # requests of a batch that are taken in before others on the loop get their turn
+AT_ONCE = 100  # requests of a batch that are taken in before others on the loop get their turn
 MOST_SHOWN = 100  # waiting requests of each model in the statistics
 
 
@@ -86,9 +87,10 @@ class LLMGateway:
         """
         lane = self._lane(request)
         with lent_slot():
+            since = await lane.turn(request) if lane.door.is_crowded else None
             if self._config.coalesce and request.temperature == 0:
                 return await self._here().coalescing.answer(request, lane)
-            ticket = lane.submit(request)
+            ticket = lane.submit(request, since=since)
             try:
                 return await ticket.reply
             finally:
@@ -145,7 +147,8 @@ class LLMGateway:
         `contextlib.aclosing` to have that at once. A caller that takes no pieces makes its provider wait.
         """
         lane = self._lane(request)
-        ticket = lane.submit(request, streamed=True)
+        since = await lane.turn(request) if lane.door.is_crowded else None
+        ticket = lane.submit(request, since=since, streamed=True)
         pieces = ticket.pieces
         assert pieces is not None  # noqa: S101 - since it is streamed
         try:
@@ -438,6 +441,9 @@ class LLMGateway:
             observer=self._observer,
             tells_beginnings=self._tells_beginnings,
         )
+        if self._config.freeze:
+            gc.collect()
+            gc.freeze()
         return lane
 
     def _fall_back(self, ticket: Ticket, kind: str) -> bool:

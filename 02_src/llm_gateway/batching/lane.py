@@ -9,6 +9,7 @@ from typing import Any
 
 from llm_gateway.batching.asking import inherited
 from llm_gateway.batching.calls import NEVER_SENT, Calls, FallBack
+from llm_gateway.batching.door import Door
 from llm_gateway.batching.pump import Pump
 from llm_gateway.budgets import Budgets
 from llm_gateway.clock import Clock
@@ -27,7 +28,7 @@ from llm_gateway.router import Outcomes, Spread, Upstream
 from llm_gateway.tokens import Cost, Estimator
 
 PAUSED = "The gateway was shut down while this request paused before another attempt."
-AT_ONCE = 1000  # waiting requests that are refused before others on the loop get their turn
+AT_ONCE = 100  # waiting requests that are refused before others on the loop get their turn
 ROUGH_OUTPUT = 512.0  # tokens of an answer whose length nobody bounds
 
 
@@ -59,6 +60,7 @@ class Lane:
         self._clock = clock
         self._observer = observer
         self._queue = RequestQueue(self.model, max_size=settings.max_queue_size)
+        self.door = Door(on_wait=lambda: self._pump.wake())  # noqa: PLW0108 - the pump is made below
         self._calls = Calls(
             outcomes,
             self._queue,
@@ -74,6 +76,7 @@ class Lane:
             tells_beginnings=tells_beginnings,
         )
         self._pump = Pump(
+            self.door,
             self._queue,
             self._spread,
             self._calls,
@@ -107,7 +110,7 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
-        return not (len(self._queue) or self._calls.tasks or self.in_flight)
+        return not (len(self._queue) or self._calls.tasks or self.in_flight) and self.door.is_clear
 
     def depth(self, priority: RequestPriority) -> int:
         """How many requests of `priority` wait, those that pause before a retry included."""
@@ -209,6 +212,7 @@ class Lane:
         if ticket.deadline is not None:
             ticket.alarm = self._clock.call_at(submitted + ticket.deadline, lambda: ticket.home.expire(ticket))
         self._observer.observe(RequestQueued(request_id=request.request_id, model=self.model, priority=ticket.priority))
+        self.door.came()
         self._pump.wake()
         return ticket
 
@@ -227,6 +231,19 @@ class Lane:
         ticket.failed_at = None
         self._accept(ticket)
         self._pump.wake()
+
+    async def turn(self, request: LLMRequest) -> float:
+        """Return when `request` may be submitted without holding up the loop, and since when its wait counts.
+
+        HIGH may at once. Raises GatewayClosedError.
+        """
+        since = self._clock.now()
+        if inherited(request).priority is not RequestPriority.HIGH:
+            try:
+                await self.door.turn()
+            finally:
+                self._look_idle()
+        return since
 
     async def room(self, request: LLMRequest) -> None:
         """Return when `request` fits; first come, first served. Raises GatewayClosedError."""
@@ -325,6 +342,7 @@ class Lane:
     def halt(self) -> int:
         """Begin nothing more, and cancel what is under way; its callers get GatewayClosedError. Return how many."""
         cut_off = self.in_flight
+        self.door.close(NEVER_SENT)
         self._pump.stop()
         self._calls.cancel()
         return cut_off

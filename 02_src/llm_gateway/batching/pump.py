@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from llm_gateway.batching.calls import Batch, Calls, FallBack
+from llm_gateway.batching.door import Door
 from llm_gateway.budgets import Account, Budgets, Hold
 from llm_gateway.clock import Clock, Timer
 from llm_gateway.config import BatchingSettings
@@ -54,6 +55,7 @@ class Pump:
 
     def __init__(
         self,
+        door: Door,
         queue: RequestQueue,
         spread: Spread,
         calls: Calls,
@@ -70,6 +72,7 @@ class Pump:
         self.draining = False  # nothing waits for company any more
         self.waits_for_money = False  # until a call under way costs less than its worst case
         self.nested: list[Ticket] = []  # of the queue's tickets, those that may go in the slot of a call that waits
+        self._door = door
         self._queue = queue
         self._spread = spread
         self._calls = calls
@@ -112,6 +115,7 @@ class Pump:
         self._is_due = self.waits_for_money = False
         if self._stopped:
             return
+        self._door.open()
         now = self._clock.now()
         due = self._queue.release_due(now)
         self._queue.bring_back()

@@ -52,6 +52,7 @@ async def gateway(told: Told) -> AsyncIterator[Ask]:
             "providers": {"openai": {"base_url": told.url, "api_key": KEY}},
             "models": {MODEL: {"limits": limits}},
             "logs": {"dir": logs},
+            "freeze": True,
         }
         async with LLMGateway(config) as opened:
 

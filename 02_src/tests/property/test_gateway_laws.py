@@ -12,7 +12,7 @@ import pytest
 from fakes.provider import FakeProvider, Recorder, ask, gateway_over, rate_limited, refused_key, unavailable
 from fakes.virtual_time import run_virtual
 from llm_gateway import GatewayError, LLMGateway, LLMRequest, LLMResponse, RequestPriority, RequestRejectedError
-from llm_gateway.batching import Lane
+from llm_gateway.batching import Lane, door
 from llm_gateway.events import AttemptFailed, BatchClosed, Event, RequestDone, RequestQueued
 
 PRIORITIES = list(RequestPriority)
@@ -203,8 +203,11 @@ def nothing_is_held(lanes: Iterable[Lane]) -> None:
 
 
 @pytest.mark.parametrize("block", range(10))
-def test_every_request_is_settled_exactly_once_and_every_call_is_on_record(block: int) -> None:
+def test_every_request_is_settled_exactly_once_and_every_call_is_on_record(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for seed in range(block * 30, block * 30 + 30):
+        monkeypatch.setattr(door, "AT_ONCE", (1, 3, 64)[seed % 3])
         try:
             storm = Storm(seed)
             run_virtual(storm.run(), seed=seed if seed % 2 else None, bugs=("a bug",))
