@@ -289,7 +289,6 @@ class Lane:
 
     def _examine(self, ticket: Ticket) -> None:
         """Raise what says that waiting would be in vain: a limit or a budget that the request never fits into."""
-        ticket.cost = rough_cost(ticket.request)
         budgets = self._budgets if self._budgets is not None and self._budgets.applies_to(self.model) else None
         worst = [upstream.worst_case(ticket.request) for upstream in self.upstreams] if budgets is not None else ()
         refusal: RequestTooLargeError | BudgetExceededError | None = None
@@ -302,9 +301,12 @@ class Lane:
             except (RequestTooLargeError, BudgetExceededError) as error:
                 refusal = error
             else:
-                return
-        if refusal is not None:
-            raise refusal
+                break
+        else:
+            if refusal is not None:
+                raise refusal
+        if ticket.estimate is None:
+            ticket.cost = rough_cost(ticket.request)
 
     def _accept(self, ticket: Ticket) -> None:
         self._queue.accept(ticket)
