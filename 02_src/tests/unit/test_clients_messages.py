@@ -3,12 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from llm_gateway.clients.messages import UnreadableAnswerError, completion_of, plausible
+from llm_gateway.clients.messages import UnreadableAnswerError, completion_of, langchain_messages, plausible
 from llm_gateway.clients.schemas import closed
 from llm_gateway.clients.text import readable
-from llm_gateway.models import TokenUsage
+from llm_gateway.models import LLMMessage, TokenUsage
 
 
 def answer(content: Any = "ok", **fields: Any) -> AIMessage:
@@ -141,3 +141,18 @@ def test_arguments_that_nest_beyond_all_measure_are_no_answer() -> None:
     message.tool_calls = [{"type": "tool_call", "id": "1", "name": "look", "args": deep}]
     with pytest.raises(UnreadableAnswerError, match="nest too deep"):
         completion_of(message, needs_reason=True)
+
+
+@pytest.mark.parametrize(("role", "cls"), [("user", HumanMessage), ("system", SystemMessage), ("assistant", AIMessage)])
+def test_a_plain_message_is_what_langchains_constructor_makes(role: Any, cls: type[BaseMessage]) -> None:
+    (made,) = langchain_messages([LLMMessage(role=role, content="good day")])
+    usual = cls("good day")
+    assert type(made) is cls
+    assert made == usual
+    assert made.model_dump() == usual.model_dump()
+    assert made.model_fields_set == usual.model_fields_set
+    assert made.__pydantic_extra__ == usual.__pydantic_extra__
+    assert made.__pydantic_private__ == usual.__pydantic_private__
+    (other,) = langchain_messages([LLMMessage(role=role, content="good day")])
+    made.additional_kwargs["mine"] = 1
+    assert other.additional_kwargs == {}
