@@ -12,6 +12,7 @@ from hypothesis import settings
 from fakes import deployments
 from fakes.emulator import Emulator
 from fakes.redis_server import RedisServer
+from fakes.warm import warm_programs
 
 # No test is judged by the wall clock, and a failure comes back when the test is run again.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -54,3 +55,11 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of `python`, `llm-gateway` and `pytest` that start warm, from one server for the whole run."""
+    mine = tmp_path_factory.getbasetemp()
+    with warm_programs(mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) as programs:
+        yield programs

@@ -86,6 +86,7 @@ class Story:
     """A page that is being run."""
 
     folder: Path
+    programs: Path  # what comes first on the PATH
     emulator: Emulator
     redis_url: str = ""
     ran: str | None = None  # the output of the block before, if it ran
@@ -111,7 +112,7 @@ class Story:
         if block.title is None and block.language == "python":
             script = self.folder / f"block_{block.line}.py"
             script.write_text(block.text, encoding="utf-8")
-            return await self._run(block, sys.executable, "-W", "error", script.name)
+            return await self._run(block, str(self.programs / "python"), "-W", "error", script.name)
         if block.language == "bash" and block.is_offline:
             return await self._run(block, "bash", "-euc", block.text)
         return None
@@ -138,7 +139,7 @@ class Story:
     def _environment(self) -> dict[str, str]:
         url = self.emulator.url
         return os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join((str(self.programs), str(Path(sys.executable).parent), os.environ["PATH"])),
             "OPENAI_BASE_URL": f"{url}/v1",
             "OPENAI_API_KEY": "sk-of-the-emulator",
             "ANTHROPIC_BASE_URL": url,
