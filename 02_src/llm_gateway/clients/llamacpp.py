@@ -22,6 +22,7 @@ from llm_gateway.clients import sendable
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.chat import LangChainClient, check_profile
 from llm_gateway.clients.openai import OpenAIDialect, chat_model, lease_http
+from llm_gateway.clients.shaping import shaped
 from llm_gateway.clients.transport import PoolLease, Pools
 from llm_gateway.errors import ConfigurationError, MissingDependencyError, ProviderError
 from llm_gateway.local_model import KNOWN, model_path
@@ -155,6 +156,7 @@ class LlamaCppClient:
     def check(self, request: LLMRequest, /) -> None:
         """Raise InvalidRequestError for what cannot be sent; nothing else is known of a file."""
         sendable.check(request)
+        shaped(request, self._deployment.settings.structured_output or "native")
         check_profile(request, {})
 
     async def generate(self, request: LLMRequest, /) -> Completion:

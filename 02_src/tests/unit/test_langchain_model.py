@@ -18,6 +18,7 @@ from llm_gateway import (
     ModelProvider,
     RequestPriority,
     UnknownModelError,
+    formats,
 )
 from llm_gateway.integrations.langchain import GatewayChatModel
 from llm_gateway.integrations.langchain.parameters import choice_of, schema_of
@@ -193,10 +194,8 @@ async def test_an_answer_follows_a_schema(schema: Any, method: Any) -> None:
         )
     else:
         assert request.response_format is not None
-        assert (request.tools, request.response_format["required"]) == (
-            None,
-            list(request.response_format["properties"]),
-        )
+        form = formats.schema_of(request.response_format)
+        assert (request.tools, form["required"]) == (None, list(form["properties"]))
 
 
 async def test_a_model_whose_provider_may_not_enforce_a_schema_is_made_to_call_a_tool() -> None:
