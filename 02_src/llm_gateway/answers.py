@@ -106,7 +106,7 @@ class AnswerSchema:
         kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
         try:
             kind.check_schema(schema)
-            _check_parts(schema, schema, name)
+            _check_references(schema, schema, name)
         except jsonschema.SchemaError as error:
             raise ConfigurationError(f"{name} is not a JSON schema: {error.message}.") from None
         except RecursionError:
@@ -149,28 +149,20 @@ class AnswerSchema:
             raise InvalidAnswerError(problem)
 
 
-def _check_parts(part: Any, root: Mapping[str, Any], name: str) -> None:
-    """Raise ConfigurationError for what a validator would stumble over: where it refers to, and its patterns."""
+def _check_references(part: Any, root: Mapping[str, Any], name: str) -> None:
+    """Raise ConfigurationError for a reference that leads nowhere, over which the validator would stumble."""
     if isinstance(part, list):
         for each in part:
-            _check_parts(each, root, name)
+            _check_references(each, root, name)
     elif isinstance(part, dict):
-        place, pattern = part.get("$ref"), part.get("pattern")
+        place = part.get("$ref")
         if isinstance(place, str) and not _is_there(place, root):
             raise ConfigurationError(
                 f"{name} is not a JSON schema that can be used: '{place[:LONGEST_COMPLAINT]}' is not in it."
             )
-        patterns = [*(part.get("patternProperties") or ()), *([pattern] if isinstance(pattern, str) else ())]
-        for each in patterns:
-            try:
-                re.compile(each)
-            except re.error as error:
-                raise ConfigurationError(
-                    f"{name} is not a JSON schema that can be used: the pattern {each!r} is none: {error}."
-                ) from None
         for key, each in part.items():
             if key not in DATA:
-                _check_parts(each, root, name)
+                _check_references(each, root, name)
 
 
 def _is_there(place: str, root: Any) -> bool:

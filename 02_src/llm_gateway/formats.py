@@ -43,8 +43,13 @@ def checked(given: object) -> ResponseFormat:
 
 
 def schema_of(given: ResponseFormat) -> dict[str, Any]:
-    """Return the JSON schema of a format; do not change it. A class has one in which every property is required."""
+    """Return the JSON schema that answers are held against; do not change it."""
     return _schema_of_class(given) if isinstance(given, type) else given
+
+
+def asked_schema(given: ResponseFormat) -> dict[str, Any]:
+    """Return the JSON schema that a model is shown; do not change it. Of a class it requires every property."""
+    return _complete_schema_of(given) if isinstance(given, type) else given
 
 
 def name_of(given: ResponseFormat) -> str:
@@ -56,11 +61,16 @@ def name_of(given: ResponseFormat) -> str:
 @lru_cache(maxsize=256)
 def _schema_of_class(given: type[BaseModel]) -> dict[str, Any]:
     try:
-        schema = all_required(rooted(given.model_json_schema()))
+        return rooted(given.model_json_schema())
     except (PydanticUserError, RecursionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise ValueError(f"the class {given.__name__} has no JSON schema: {reason}") from None
-    return dict(schema)
+
+
+@lru_cache(maxsize=256)
+def _complete_schema_of(given: type[BaseModel]) -> dict[str, Any]:
+    schema: dict[str, Any] = all_required(_schema_of_class(given))
+    return schema
 
 
 def rooted(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from llm_gateway.clients.schemas import is_recursive, strict
 from llm_gateway.clients.shaping import Way
 from llm_gateway.clients.streaming import Assembly
 from llm_gateway.clients.transport import Pools, httpx2_options
-from llm_gateway.formats import all_required, schema_of
+from llm_gateway.formats import all_required, asked_schema
 from llm_gateway.models import LLMRequest
 
 OURS = frozenset({
@@ -107,7 +107,7 @@ class AnthropicDialect(PlainDialect):
 
     def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:
         """Leave it to the provider where it takes the model's schema: no open dictionaries, nothing recursive."""
-        schema = schema_of(request.response_format or {})
+        schema = asked_schema(request.response_format or {})
         fits = strict(all_required(schema)) is not None and not is_recursive(schema)
         way = super().way(request, profile if fits else profile | {"structured_output": False}, model)
         thinks = (getattr(model, "thinking", None) or {}).get("type", "disabled") != "disabled"

@@ -20,7 +20,7 @@ from llm_gateway.clients.shaping import AnswerTool, Way, shaped
 from llm_gateway.clients.streaming import Assembly, let_go, unwind
 from llm_gateway.clients.transport import Exchange, Lease, exchange
 from llm_gateway.errors import InvalidRequestError
-from llm_gateway.formats import ResponseFormat, name_of, schema_of
+from llm_gateway.formats import ResponseFormat, asked_schema, name_of
 from llm_gateway.models import LLMRequest, StreamDelta
 
 LONGEST_WORDS = 120  # characters of what a package says of a malformed block; it may quote the block
@@ -114,7 +114,7 @@ def takes_temperature(profile: Any) -> bool:
 
 def json_schema(given: ResponseFormat) -> dict[str, Any]:
     """Return a format as OpenAI's API wants it; Anthropic's package translates from that form."""
-    form = {"name": name_of(given), "schema": schema_of(given), "strict": True}
+    form = {"name": name_of(given), "schema": asked_schema(given), "strict": True}
     return {"type": "json_schema", "json_schema": form}
 
 

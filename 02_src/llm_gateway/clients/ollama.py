@@ -19,7 +19,7 @@ from llm_gateway.clients.shaping import Way
 from llm_gateway.clients.transport import Pools, httpx_options, tls
 from llm_gateway.config import Endpoint
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.formats import schema_of
+from llm_gateway.formats import asked_schema
 from llm_gateway.models import LLMRequest
 
 OURS = frozenset({"model", "base_url", "client_kwargs", "async_client_kwargs", "sync_client_kwargs", "cache"})
@@ -60,7 +60,7 @@ class OllamaDialect(PlainDialect):
             options["stop"] = request.stop
         arguments: dict[str, Any] = {"options": options}
         if request.response_format is not None:
-            arguments["format"] = schema_of(request.response_format)
+            arguments["format"] = asked_schema(request.response_format)
         return arguments
 
     def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:  # noqa: ARG002 - the seam's signature

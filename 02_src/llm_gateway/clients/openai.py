@@ -119,6 +119,8 @@ class OpenAIDialect(PlainDialect):
             form = arguments["response_format"]["json_schema"]
             exact = strict(form["schema"])
             form |= {"schema": exact or form["schema"], "strict": exact is not None}
+            if request.tools:  # which the SDK's own parsing wants to be strict, too
+                arguments = self.streaming(arguments, model)
         return arguments
 
     def recover(self, error: Exception, /) -> Completion | None:

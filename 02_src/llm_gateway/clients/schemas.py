@@ -66,7 +66,7 @@ def _strict(schema: Any) -> dict[str, Any]:
         elif key not in UNKNOWN:
             made[key] = value
     if made.get("type") == "object":
-        _close(made)
+        _close(made, schema)
     elif not SAYS_WHAT & made.keys() or (made.get("type") == "array" and "items" not in made):
         raise _NotStrictError  # anything fits
     reference = made.pop("$ref", None)
@@ -76,13 +76,20 @@ def _strict(schema: Any) -> dict[str, Any]:
     return made | {"anyOf": [{"$ref": reference}]} if made.keys() - set(NAMED) else made | {"$ref": reference}
 
 
-def _close(made: dict[str, Any]) -> None:
+def _close(made: dict[str, Any], given: Mapping[str, Any]) -> None:
+    required = given.get("required", ())
     properties = made.get("properties", {})
-    if made.get("additionalProperties", False) is not False or set(made.get("required", ())) != set(properties):
+    if not properties or made.get("additionalProperties", False) is not False:
+        raise _NotStrictError  # it may have properties that nobody names
+    if not all(name in required or _can_do_without(each) for name, each in given["properties"].items()):
         raise _NotStrictError
-    if not properties:
-        raise _NotStrictError  # any object fits
-    made["additionalProperties"] = False
+    made |= {"required": list(properties), "additionalProperties": False}
+
+
+def _can_do_without(schema: Mapping[str, Any]) -> bool:
+    """Whether an optional property may as well be required: it can say that it is none, or what it is by default."""
+    types = [schema.get("type"), *(each.get("type") for each in schema.get("anyOf", ()))]
+    return "default" in schema or any("null" in each if isinstance(each, list) else each == "null" for each in types)
 
 
 def is_recursive(schema: Mapping[str, Any]) -> bool:

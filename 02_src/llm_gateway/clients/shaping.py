@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage
 
 from llm_gateway.clients.base import Completion
 from llm_gateway.errors import InvalidRequestError
-from llm_gateway.formats import ResponseFormat, name_of, rooted, schema_of
+from llm_gateway.formats import ResponseFormat, asked_schema, name_of, rooted
 from llm_gateway.models import LLMMessage, LLMRequest, LLMTool, StreamDelta, TextDelta, ToolCallDelta
 
 Way = Literal["native", "tool", "prompt"]
@@ -66,7 +66,7 @@ def as_tool(request: LLMRequest, given: ResponseFormat) -> tuple[LLMRequest, Ans
 
     Raises InvalidRequestError for a schema that is not an object's.
     """
-    schema = rooted(schema_of(given))
+    schema = rooted(asked_schema(given))
     if schema.get("type") != "object":
         reason = (
             "this model answers in a format by a tool's arguments, so its schema must be that of an object; put what "
@@ -88,7 +88,7 @@ def as_tool(request: LLMRequest, given: ResponseFormat) -> tuple[LLMRequest, Ans
 
 def as_prompt(request: LLMRequest, given: ResponseFormat) -> LLMRequest:
     """Return a request that tells the model what its answer must look like."""
-    told = TOLD.format(schema=json.dumps(schema_of(given), ensure_ascii=False))
+    told = TOLD.format(schema=json.dumps(asked_schema(given), ensure_ascii=False))
     first, *rest = request.messages
     if first.role == "system" and isinstance(first.content, str):
         messages = [LLMMessage(role="system", content=f"{first.content}\n\n{told}"), *rest]
