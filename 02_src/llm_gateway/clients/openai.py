@@ -117,11 +117,15 @@ class OpenAIDialect(PlainDialect):
         arguments = super().arguments(request, model)
         if request.response_format is not None:
             form = arguments["response_format"]["json_schema"]
-            exact = strict(form["schema"])
-            form |= {"schema": exact or form["schema"], "strict": exact is not None}
+            form["schema"], form["strict"] = self.enforced(form["schema"])
             if request.tools:  # which the SDK's own parsing wants to be strict, too
                 arguments = self.streaming(arguments, model)
         return arguments
+
+    def enforced(self, schema: dict[str, Any], /) -> tuple[dict[str, Any], bool]:
+        """Return a schema as it is sent, and whether in strict mode."""
+        exact = strict(schema)
+        return (schema, False) if exact is None else (exact, True)
 
     def recover(self, error: Exception, /) -> Completion | None:
         """Return the answer that the SDK refuses to give since, cut or filtered, it cannot follow the schema."""
