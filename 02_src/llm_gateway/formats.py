@@ -33,6 +33,8 @@ def checked(given: object) -> ResponseFormat:
         raise ValueError(  # noqa: TRY004
             f"{shown(given)} is neither a pydantic model class nor a JSON schema as a dictionary"
         )
+    if not all(isinstance(key, str) for key in given):
+        raise ValueError(f"{shown(given)} has a key that is no text, which no JSON schema has")
     if given.get("type") in OF_OPENAI:
         raise ValueError(
             f"'{given['type']}' is no type of a JSON schema; give the schema itself, without OpenAI's frame around it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -14,7 +15,7 @@ from pydantic import BaseModel, Field
 from fakes.provider import FakeProvider, ask, gateway_over
 from fakes.virtual_time import run_virtual
 from llm_gateway import GatewayError, InvalidAnswerError, LLMResponse
-from llm_gateway.answers import form_of
+from llm_gateway.answers import AnswerSchema, form_of
 from llm_gateway.clients.schemas import is_recursive, strict
 from llm_gateway.formats import asked_schema
 
@@ -67,7 +68,7 @@ def test_hostile_texts_are_told_in_a_sentence(number: int) -> None:
         assert reading.problem is None or len(reading.problem) < 600
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=texts)
 def test_any_text_is_read_or_told_in_one_line(text: str) -> None:
     by_class, by_schema = (form_of(form).read(text) for form in FORMS)
@@ -101,7 +102,7 @@ def test_a_request_ends_in_an_answer_that_fits_or_in_an_error_of_the_tree(script
         run_virtual(ended(form))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(schema=values.filter(lambda value: isinstance(value, dict)), kind=st.sampled_from(["object", "array", "x", 5]))
 def test_any_schema_is_taken_or_refused_in_a_sentence(schema: Any, kind: Any) -> None:
     given_schema = {**schema, "type": kind}
@@ -113,6 +114,32 @@ def test_any_schema_is_taken_or_refused_in_a_sentence(schema: Any, kind: Any) ->
     assert form.read("{}").problem is None or form.read("{}").advice or form.read("{}").hopeless
     strict(given_schema)
     is_recursive(given_schema)
+
+
+def test_a_schema_that_leads_nowhere_by_an_anchor_is_not_the_answers_fault() -> None:
+    reading = form_of({"type": "object", "properties": {"a": {"$ref": "#nowhere"}}}).read('{"a": 1}')
+    assert reading.hopeless
+    assert str(reading.problem).startswith("The schema cannot be held against the answer: ")
+
+
+def test_references_into_lists_and_to_odd_names_are_found() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"anyOf": [{"type": "string"}]}, "b/c": {"type": "integer"}},
+        "$defs": {"A": {"$ref": "#/properties/a/anyOf/0"}, "B": {"$ref": "#/properties/b~1c"}},
+        "examples": [{"$ref": "not a schema"}],
+    }
+    assert form_of(schema).read('{"a": "x"}').value == {"a": "x"}
+
+
+def test_an_answer_that_the_validator_cannot_descend_into_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    form: Any = AnswerSchema({"type": "object"})
+
+    def too_deep(_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(form, "_validator", SimpleNamespace(iter_errors=too_deep))
+    assert form.read("{}").problem == "The answer does not fit the schema: it nests too deep."
 
 
 class Leaf(BaseModel):

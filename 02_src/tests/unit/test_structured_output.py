@@ -343,6 +343,7 @@ async def test_a_job_that_is_stopped_between_two_answers_knows_which_one_was_pai
         ({"properties": {"a": {"type": "string"}}}, "a JSON schema has a 'type'"),
         ({"type": "json_schema", "json_schema": {"schema": SCHEMA}}, "give the schema itself"),
         ({"type": "json_object"}, "give the schema itself"),
+        ({"type": "object", 5: 6}, "has a key that is no text"),
     ],
 )
 def test_a_format_that_is_none_is_one_sentence(given: Any, sentence: str) -> None:
