@@ -136,7 +136,7 @@ class AnswerSchema:
             found = sorted(self._validator.iter_errors(value), key=lambda each: len(each.absolute_path))
         except RecursionError:
             return _unfit("the schema", [((), "it nests too deep")])
-        except Exception as error:  # noqa: BLE001 - such as a number of which the validator cannot take a remainder
+        except Exception as error:  # noqa: BLE001 - such as a reference to an anchor that is not there
             return _hopeless(f"The schema cannot be held against the answer: {type(error).__name__}: {error}")
         if not found:
             return Reading(value=value)
