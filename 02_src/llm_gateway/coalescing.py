@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from copy import deepcopy
 from dataclasses import dataclass
 
 import orjson
@@ -18,10 +19,15 @@ NOT_OF_THE_ANSWER = {"request_id", "priority", "agent", "deadline", "metadata"}
 
 
 def fingerprint(request: LLMRequest) -> str:
-    """Return a hash of everything in a request that changes its answer: model, messages, tools and parameters."""
+    """Return a hash of everything in a request that changes its answer: model, messages, tools and parameters.
+
+    Two classes are two formats, also where their schemas are the same: each caller gets instances of its own.
+    """
     content = request.model_dump(exclude=NOT_OF_THE_ANSWER, mode="json")
     if isinstance(request.model, ModelProvider):
         content["model"] = request.model.value
+    if isinstance(request.response_format, type):
+        content["response_class"] = id(request.response_format)  # which lives as long as the request does
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -87,4 +93,5 @@ def _own(response: LLMResponse, request: LLMRequest, *, is_paid: bool) -> LLMRes
     receipt = response.receipt
     if receipt is not None and is_paid:
         receipt = receipt.model_copy(update={"coalesced": True, "cost_usd": 0.0, "attempts": 0})
-    return response.model_copy(update={"request_id": request.request_id, "receipt": receipt})
+    parsed = deepcopy(response.parsed)  # one caller may change it
+    return response.model_copy(update={"request_id": request.request_id, "receipt": receipt, "parsed": parsed})

@@ -184,8 +184,12 @@ FallbackKind = Literal[
     "model_not_found",
     "quota_exhausted",
     "rejected",
+    "invalid_answer",
 ]
 """The kinds of error that can have fallbacks of their own; "default" stands for all but "rejected"."""
+
+
+StructuredOutput = Literal["native", "tool", "prompt"]
 
 
 class FurtherDeployment(Settings):
@@ -199,6 +203,7 @@ class FurtherDeployment(Settings):
     max_concurrency: PositiveInt | None = None
     max_tokens: PositiveInt | None = None
     context: PositiveInt | None = None
+    structured_output: StructuredOutput | None = None
     price: PriceSettings | None = None
     limits: LimitSettings | Literal[False] | None = None
     options: dict[str, Any] | None = None
@@ -217,6 +222,9 @@ class ModelSettings(Settings):
     """For requests that set none. Default: the provider's; 4096 for Anthropic, which would else reserve its maximum."""
     context: PositiveInt | None = None
     """Tokens of context. Default: as the model's profile knows; for llamacpp 4096 in each slot."""
+    structured_output: StructuredOutput | None = None
+    """How an answer in a `response_format` is asked for: the provider enforces the schema, the model must call a tool
+    that takes it, or the prompt tells it. Default: as the kind of provider and the model's profile know."""
     price: PriceSettings | None = None
     """Default: as genai-prices knows."""
     limits: LimitSettings | Literal[False] | None = None

@@ -19,6 +19,7 @@ class GatewayError(Exception):
 
     retryable: ClassVar[bool] = False
     kind: ClassVar[str] = "error"  # a short stable word for logs, statistics and result files
+    response: LLMResponse | None = None  # the last answer that was paid for, if one came that did not fit its format
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by state, since the constructors take keywords."""
@@ -272,7 +273,10 @@ class StreamInterruptedError(GatewayError):
 
 
 class InvalidAnswerError(GatewayError):
-    """The model answered, but not as the job's schema asks. The message says what is wrong where."""
+    """The model answered, but not as `response_format` or the job's schema asks. The message says what is wrong where.
+
+    `response` is the last answer, with what all attempts cost in its receipt; None from a job, whose file has both.
+    """
 
     kind = "invalid_answer"
 

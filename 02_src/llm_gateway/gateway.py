@@ -82,8 +82,9 @@ class LLMGateway:
         """Answer one request as soon as its model has a free slot.
 
         Raises InvalidRequestError, ConfigurationError or QueueFullError before anything is sent, ProviderError when
-        the attempts are used up or another one would not help, DeadlineExceededError, GatewayClosedError. After a
-        cancel the request is out of the queue, or its provider call is cancelled; no other request is touched.
+        the attempts are used up or another one would not help, InvalidAnswerError when they brought no answer in the
+        request's format, DeadlineExceededError, GatewayClosedError. After a cancel the request is out of the queue, or
+        its provider call is cancelled; no other request is touched.
         """
         lane = self._lane(request)
         with lent_slot():
@@ -142,9 +143,10 @@ class LLMGateway:
         """Answer one request piece by piece: yield deltas as they come, and the whole LLMResponse at last.
 
         Until the first piece everything is as for `request`: it waits its turn, is retried and may fall back, and the
-        same errors are raised. If the answer breaks off after that, StreamInterruptedError has the text that came.
-        Leave the loop early and the connection is closed before `aclose` of this generator returns; wrap it in
-        `contextlib.aclosing` to have that at once. A caller that takes no pieces makes its provider wait.
+        same errors are raised. If the answer breaks off after that, StreamInterruptedError has the text that came; if
+        it came whole and does not fit the request's format, InvalidAnswerError has it. Leave the loop early and the
+        connection is closed before `aclose` of this generator returns; wrap it in `contextlib.aclosing` to have that at
+        once. A caller that takes no pieces makes its provider wait.
         """
         lane = self._lane(request)
         since = await lane.turn(request) if lane.door.is_crowded else None

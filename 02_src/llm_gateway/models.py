@@ -21,16 +21,24 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PlainSerializer,
+    PlainValidator,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from llm_gateway.errors import InvalidRequestError
+from llm_gateway.formats import ResponseFormat, checked, schema_of
 from llm_gateway.sentences import no_boolean, sentence_of, shown
 
 Numeric = BeforeValidator(no_boolean)
 Count = Annotated[int, Field(ge=0, strict=True)]  # strict: no boolean, at no cost
+# Written as its schema, whatever it is: a class is of this process alone.
+Format = Annotated[
+    ResponseFormat, PlainValidator(checked), PlainSerializer(schema_of), WithJsonSchema({"type": "object"})
+]
 
 
 class ModelProvider(str, Enum):  # noqa: UP042 - str(member) is part of the contract
@@ -189,8 +197,10 @@ class LLMRequest(Record):
     `model` is a `ModelProvider` or any name from the configuration. `temperature` is 0 to 2 and left out for models
     that refuse it. `max_tokens` None means the model's configured default. `deadline` is in seconds from submission:
     after it the caller gets `DeadlineExceededError` and nothing more is sent. `agent` names who asks, `metadata` is
-    written to the journal with the request. `response_format` is a JSON schema that the answer's text must follow,
-    enforced by the provider. `tool_choice` is "auto", "any" (some tool), "none", or a tool's name.
+    written to the journal with the request. `response_format` is a pydantic model class, or a JSON schema as a dict:
+    an answer that does not fit it is asked for again, with the error, and `LLMResponse.parsed` holds one that does.
+    Where the request is written down, a class is written as its schema. `tool_choice` is "auto", "any" (some tool),
+    "none", or a tool's name.
     """
 
     model: ModelProvider | str
@@ -204,7 +214,7 @@ class LLMRequest(Record):
     deadline: Annotated[float, Field(gt=0, allow_inf_nan=False), Numeric] | None = None
     stop: list[str] | None = None
     tool_choice: str | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: Format | None = None
     metadata: dict[str, JsonValue] | None = None
 
     @field_validator("model", mode="before")
@@ -228,6 +238,10 @@ class LLMRequest(Record):
         return self
 
 
+def _plain(parsed: Any) -> Any:
+    return parsed.model_dump(mode="json") if isinstance(parsed, BaseModel) else parsed
+
+
 class TokenUsage(Record):
     """Tokens as the provider counted them. `input_tokens` includes the cached ones that the other fields detail."""
 
@@ -242,6 +256,10 @@ class TokenUsage(Record):
     def total_tokens(self) -> int:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        """Return what two calls used together."""
+        return TokenUsage(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
 
 
 class Receipt(Record):
@@ -264,7 +282,9 @@ class LLMResponse(Record):
     """The answer to one request.
 
     `finish_reason` is "stop", "length", "tool_calls", "content_filter", "refusal" or the provider's own word.
-    `tokens_used` is input and output together, None where the provider did not say.
+    `tokens_used` is input and output together, None where the provider did not say. `parsed` is the answer as the
+    request's `response_format` has it: an instance of the class, or what the JSON says; None where there was no
+    format, and in an answer that calls tools.
     """
 
     request_id: str
@@ -274,6 +294,7 @@ class LLMResponse(Record):
     tokens_used: int | None = None
     finish_reason: str | None = None
     receipt: Receipt | None = None
+    parsed: Annotated[Any, PlainSerializer(_plain)] = None
 
 
 # --- the pieces of a streamed answer: dataclasses, since there may be thousands in one answer -----------------------

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llm_gateway.config import Charge
+from llm_gateway.formats import schema_of
 from llm_gateway.models import LLMMessage, LLMRequest, LLMTool, TokenUsage
 
 SLICE, SLICES = 128, 6  # characters; a longer text is estimated from as many slices, evenly spread
@@ -126,7 +127,7 @@ def most_input(request: LLMRequest) -> int:
         count += MOST_PER_MESSAGE
         texts.append(f"{tool.name} {tool.description} {json.dumps(tool.input_schema, default=str)}")
     if request.response_format is not None:
-        texts.append(json.dumps(request.response_format, default=str))
+        texts.append(json.dumps(schema_of(request.response_format), default=str))
     return count + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
@@ -137,7 +138,7 @@ def _input(request: LLMRequest, tools: float) -> tuple[int, int]:
     for message in request.messages:
         tokens += MESSAGE_TOKENS + _collect(message, texts)
     if request.response_format is not None:
-        texts.append(json.dumps(request.response_format, ensure_ascii=False, default=str))
+        texts.append(json.dumps(schema_of(request.response_format), ensure_ascii=False, default=str))
     text = "\n".join(texts) if len(texts) > 1 else "".join(texts)
     return max(1, round(tokens + estimate_text(text))), len(text)
 

@@ -18,6 +18,7 @@ from llm_gateway.errors import (
     GatewayClosedError,
     GatewayError,
     IncompleteResponseError,
+    InvalidAnswerError,
     ProviderError,
     ProviderTimeoutError,
     RateLimitError,
@@ -25,8 +26,8 @@ from llm_gateway.errors import (
 )
 from llm_gateway.events import AttemptBegan, BatchClosed, CloseReason, Observer
 from llm_gateway.limits import read_standings
-from llm_gateway.queue import Pieces, RequestQueue, Ticket
-from llm_gateway.router import Outcomes, Spread, Upstream
+from llm_gateway.queue import Pieces, RequestQueue, Spoilt, Ticket
+from llm_gateway.router import Outcomes, Spread, Upstream, reading_of
 from llm_gateway.router.upstream import is_of_deployment
 from llm_gateway.tokens import Estimator
 
@@ -194,11 +195,16 @@ class Calls:
             now = self._clock.now()
             upstream.note_call(ticket.end_attempt(now))
             upstream.note_success(ticket, now)
-            cost = self._outcomes.answered(ticket, completion, upstream)
+            reading = None
+            if ticket.form is not None and not completion.tool_calls:  # a call of a tool is no answer yet
+                reading = reading_of(completion, ticket.form)
+            cost = self._outcomes.answered(ticket, completion, upstream, reading)
             if ticket.hold is not None and self._budgets is not None and cost is not None:
                 self._budgets.settle(ticket.hold, cost)
                 ticket.hold = None
             self._settle(ticket, completion, now, upstream)
+            if ticket.spoilt is not None and not ticket.ended:
+                self._after_unfit(ticket, ticket.spoilt, now, hopeless=reading is not None and reading.hopeless)
 
     async def _stream(self, ticket: Ticket, pieces: Pieces, upstream: Upstream) -> Completion:
         """Hand on the pieces of an answer as they come, and return the whole of it."""
@@ -258,6 +264,20 @@ class Calls:
                 self._queue.put_back(ticket, not_before=now + wait)
         elif ticket.ended or not self._fall_back(ticket, error.kind):
             self._outcomes.refused(ticket, error)
+
+    def _after_unfit(self, ticket: Ticket, spoilt: Spoilt, now: float, *, hopeless: bool) -> None:
+        """Ask again with the answer that does not fit and what is wrong with it, or give up."""
+        seen = ticket.pieces is not None and ticket.pieces.count > 0  # by the caller, so that it is too late
+        if not (hopeless or seen or self._is_cancelled):
+            ticket.estimate = None  # of another prompt
+            if self._outcomes.asks_again(ticket):
+                ticket.request = spoilt.repeated()
+                self._queue.put_back(ticket, not_before=now)
+                return
+            ticket.request = spoilt.original  # another model begins anew
+            if self._fall_back(ticket, InvalidAnswerError.kind):
+                return
+        self._outcomes.refused(ticket, InvalidAnswerError(spoilt.problem))
 
     def _throttled(self, ticket: Ticket, error: RateLimitError, upstream: Upstream, now: float) -> None:
         """Shut the gate of the deployment: the refusal is news for all who wait."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from llm_gateway.answers import form_of
 from llm_gateway.batching.asking import inherited
 from llm_gateway.batching.calls import NEVER_SENT, Calls, FallBack
 from llm_gateway.batching.door import Door
@@ -171,7 +172,9 @@ class Lane:
         self._calls.tells_beginnings = True
 
     def check(self, request: LLMRequest) -> None:
-        """Raise InvalidRequestError for what every deployment is known to refuse."""
+        """Raise InvalidRequestError for what every deployment is known to refuse, MissingDependencyError."""
+        if request.response_format is not None:
+            form_of(request.response_format)
         *others, last = self.upstreams
         for upstream in others:
             try:
@@ -204,6 +207,8 @@ class Lane:
             pieces=Pieces(reply) if streamed else None,
         )
         ticket.home = self
+        if request.response_format is not None:
+            ticket.form = form_of(request.response_format)
         self._examine(ticket)
         if ticket.nested:  # what a call under way waits for must not wait for those behind that call
             self._accept(ticket)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_gateway.answers import AnswerSchema
 from llm_gateway.calls import CallWatch
 from llm_gateway.cli.console import count, dollars, stderr
 from llm_gateway.cli.job_state import begin, place_in_output, state_of, take_back
@@ -22,7 +23,6 @@ from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs import statements
-from llm_gateway.jobs.answers import AnswerSchema
 from llm_gateway.jobs.job import Job
 from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.sqlite import reading
@@ -58,7 +58,7 @@ def run_file(source: str, output: str, options: Options) -> int:
         raise ConfigurationError(
             "--system goes with --prompt-template; a line of JSON has a system message of its own."
         )
-    schema = AnswerSchema.read(options.schema) if options.schema is not None else None
+    schema = AnswerSchema.read_file(options.schema) if options.schema is not None else None
     rows = open_source(source, template)
     try:
         reader = RowReader(

@@ -21,8 +21,11 @@ from llm_gateway.clients.construction import check_options, constructing, key_of
 from llm_gateway.clients.lean import anthropic as lean
 from llm_gateway.clients.lean import http, seams
 from llm_gateway.clients.messages import plausible
+from llm_gateway.clients.schemas import is_recursive, strict
+from llm_gateway.clients.shaping import Way
 from llm_gateway.clients.streaming import Assembly
 from llm_gateway.clients.transport import Pools, httpx2_options
+from llm_gateway.formats import all_required, asked_schema
 from llm_gateway.models import LLMRequest
 
 OURS = frozenset({
@@ -101,6 +104,14 @@ class AnthropicDialect(PlainDialect):
     def rehearse(self, messages: list[BaseMessage], model: BaseChatModel, /) -> None:
         """Build the call's payload, as the package does it."""
         model._get_request_payload(messages)  # type: ignore[attr-defined]  # noqa: SLF001 - a test watches over it
+
+    def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:
+        """Leave it to the provider where it takes the model's schema: no open dictionaries, nothing recursive."""
+        schema = asked_schema(request.response_format or {})
+        fits = strict(all_required(schema)) is not None and not is_recursive(schema)
+        way = super().way(request, profile if fits else profile | {"structured_output": False}, model)
+        thinks = (getattr(model, "thinking", None) or {}).get("type", "disabled") != "disabled"
+        return "prompt" if way == "tool" and thinks else way  # who thinks cannot be forced
 
     def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Send the tools also when none may be called: the API wants them where earlier turns have tool calls."""

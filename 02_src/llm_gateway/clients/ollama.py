@@ -15,8 +15,11 @@ from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, take
 from llm_gateway.clients.construction import check_options, constructing
 from llm_gateway.clients.lean import http, seams
 from llm_gateway.clients.lean import ollama as lean
+from llm_gateway.clients.shaping import Way
 from llm_gateway.clients.transport import Pools, httpx_options, tls
 from llm_gateway.config import Endpoint
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.formats import asked_schema
 from llm_gateway.models import LLMRequest
 
 OURS = frozenset({"model", "base_url", "client_kwargs", "async_client_kwargs", "sync_client_kwargs", "cache"})
@@ -57,8 +60,12 @@ class OllamaDialect(PlainDialect):
             options["stop"] = request.stop
         arguments: dict[str, Any] = {"options": options}
         if request.response_format is not None:
-            arguments["format"] = request.response_format
+            arguments["format"] = asked_schema(request.response_format)
         return arguments
+
+    def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:  # noqa: ARG002 - the seam's signature
+        """Tell the model where it has tools: with a format, Ollama lets it write nothing else, and call none."""
+        return "prompt" if request.tools and request.tool_choice != "none" else "native"
 
     def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Leave the tools out where none may be called: the API has no choice to offer."""
@@ -101,6 +108,11 @@ def _lean_chat(endpoint: Endpoint, pool: http.Http) -> lean.Chat:
 def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     """Return the client of an Ollama deployment. Raises ConfigurationError."""
     endpoint = deployment.endpoint
+    if deployment.settings.structured_output == "tool":
+        raise ConfigurationError(
+            f"Configuration key models.{deployment.name}.structured_output: Ollama cannot be made to call a tool; set "
+            "'native' or 'prompt'."
+        )
     is_lean = endpoint.transport == "lean" and seams.fits(ChatOllama, lean.SEAM, lean.FIELDS)
 
     def make() -> tuple[Any, Any]:

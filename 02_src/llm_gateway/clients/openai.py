@@ -17,7 +17,7 @@ from llm_gateway.clients.construction import check_options, constructing, key_of
 from llm_gateway.clients.lean import http, seams
 from llm_gateway.clients.lean import openai as lean
 from llm_gateway.clients.messages import plausible, usage_of
-from llm_gateway.clients.schemas import closed
+from llm_gateway.clients.schemas import strict
 from llm_gateway.clients.text import readable
 from llm_gateway.clients.transport import PoolLease, Pools, httpx2_options
 from llm_gateway.models import LLMRequest
@@ -113,12 +113,19 @@ class OpenAIDialect(PlainDialect):
     """OpenAI's chat completions and responses."""
 
     def arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
-        """Close the objects of a schema, as strict mode demands."""
+        """Ask for strict mode where the schema has a form that it takes; else the model may stray from it."""
         arguments = super().arguments(request, model)
         if request.response_format is not None:
             form = arguments["response_format"]["json_schema"]
-            form["schema"] = closed(form["schema"])
+            form["schema"], form["strict"] = self.enforced(form["schema"])
+            if request.tools:  # which the SDK's own parsing wants to be strict, too
+                arguments = self.streaming(arguments, model)
         return arguments
+
+    def enforced(self, schema: dict[str, Any], /) -> tuple[dict[str, Any], bool]:
+        """Return a schema as it is sent, and whether in strict mode."""
+        exact = strict(schema)
+        return (schema, False) if exact is None else (exact, True)
 
     def recover(self, error: Exception, /) -> Completion | None:
         """Return the answer that the SDK refuses to give since, cut or filtered, it cannot follow the schema."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from llm_gateway.answers import AnswerSchema
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import InvalidRequestError, JobChangedError, JobError, JobStoreBusyError
-from llm_gateway.jobs.answers import AnswerSchema
 from llm_gateway.jobs.asking import Answering, Asker, failure_of
 from llm_gateway.jobs.encoding import from_json, request_json
 from llm_gateway.jobs.lock import JobLock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from llm_gateway.answers import AnswerForm
 from llm_gateway.budgets import Hold
 from llm_gateway.clock import Timer
 from llm_gateway.config import Charge
@@ -12,6 +13,7 @@ from llm_gateway.errors import ProviderError
 from llm_gateway.limits import Grant
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
 from llm_gateway.queue.pieces import Pieces
+from llm_gateway.queue.spoilt import Spoilt
 from llm_gateway.tokens import Estimate
 
 
@@ -79,6 +81,8 @@ class Ticket:
     delayed: bool = False  # in the queue, but it may not go yet
     calling: bool = False  # in the provider's hands
     last_error: ProviderError | None = None  # of the attempt that failed last
+    form: AnswerForm | None = None  # that its answer must have
+    spoilt: Spoilt | None = None  # the last answer that did not have it
     ended: bool = False  # answered, refused, or its caller has left
 
     def __init__(

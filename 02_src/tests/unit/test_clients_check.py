@@ -207,7 +207,7 @@ def test_what_cannot_be_encoded_is_refused_by_its_field(
 
 
 def test_a_schema_of_the_answer_that_is_no_json_is_refused() -> None:
-    asked = request().model_copy(update={"response_format": {"default": float("nan")}})
+    asked = request().model_copy(update={"response_format": {"type": "number", "default": float("nan")}})
     with pytest.raises(InvalidRequestError, match=r"response_format: cannot be written as JSON"):
         client("openai").check(asked)
 

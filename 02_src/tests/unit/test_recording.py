@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from fakes.deployments import said
 from llm_gateway import LLMToolCall, MockLLMGateway, ProviderUnavailableError, RequestRejectedError, TokenUsage
@@ -198,6 +199,32 @@ async def test_replaying_waits_for_no_limit_and_asks_no_shared_store(tmp_path: P
         assert not replaying.tape.unused
     assert contents == ["there"] * 5
     assert loop.time() == began
+
+
+class Town(BaseModel):
+    """What a test asks for."""
+
+    name: str
+
+
+async def test_an_answer_that_did_not_fit_and_the_one_that_mended_it_are_replayed_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = speaking(monkeypatch)
+    answers = ["Oslo!", '{"name": "Oslo"}']
+
+    async def answer(_: LLMRequest, /) -> Completion:
+        return Completion(content=answers.pop(0), finish_reason="stop")
+
+    monkeypatch.setattr(talker, "generate", answer)
+    async with gateway(tmp_path, record=True) as recording:
+        first = await recording.request(ask(response_format=Town))
+        recording.tape.save()
+    assert json.loads((tmp_path / "it.json").read_text())["calls"][0]["request"]["response_format"]["title"] == "Town"
+    async with gateway(tmp_path) as replaying:
+        second = await replaying.request(ask(response_format=Town))
+    assert first.parsed == second.parsed == Town(name="Oslo")
+    assert not replaying.tape.unused
 
 
 async def test_an_empty_recording_says_that_it_is(tmp_path: Path) -> None:
