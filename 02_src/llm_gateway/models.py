@@ -190,7 +190,9 @@ class LLMRequest(Record):
     that refuse it. `max_tokens` None means the model's configured default. `deadline` is in seconds from submission:
     after it the caller gets `DeadlineExceededError` and nothing more is sent. `agent` names who asks, `metadata` is
     written to the journal with the request. `response_format` is a JSON schema that the answer's text must follow,
-    enforced by the provider. `tool_choice` is "auto", "any" (some tool), "none", or a tool's name.
+    enforced by the provider. `tool_choice` is "auto", "any" (some tool), "none", or a tool's name. `cache` False asks
+    for a fresh answer that is not kept, True lets one be kept whatever the temperature and the model's settings are;
+    without a `[cache]` in the configuration it means nothing.
     """
 
     model: ModelProvider | str
@@ -206,6 +208,7 @@ class LLMRequest(Record):
     tool_choice: str | None = None
     response_format: dict[str, Any] | None = None
     metadata: dict[str, JsonValue] | None = None
+    cache: bool | None = None
 
     @field_validator("model", mode="before")
     @classmethod
@@ -256,7 +259,8 @@ class Receipt(Record):
     cost_usd: float | None = None  # None: the price or the usage is unknown
     time_to_first_token: float | None = None  # from the beginning of the call; None: the answer was not streamed
     price_lane: Literal["standard", "flex", "batch"] = "standard"
-    cached: bool = False
+    cached: bool = False  # an answer that was kept: no call was made, and `usage` is that of the one it came from
+    saved_usd: float | None = None  # what a cached answer cost when it was made; None: not cached, or unknown
     coalesced: bool = False  # another caller's call answered this one too; the cost stands in that one's receipt
 
 

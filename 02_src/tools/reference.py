@@ -232,6 +232,7 @@ def configuration_page() -> str:
         ("`[models.NAME.limits]` and `[providers.NAME.limits]`", config.LimitSettings, ""),
         ("`[limits]`", config.SharedSettings, ""),
         ("`[budgets]`", config.BudgetSettings, ""),
+        ("`[cache]`", config.CacheSettings, ""),
         ("`[batching]`", config.BatchingSettings, ""),
         ("`[retry]`", config.RetrySettings, ""),
         ("`[logs]`", config.LogSettings, ""),

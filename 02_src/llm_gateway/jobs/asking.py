@@ -70,7 +70,7 @@ class CallCount:
         receipt = response.receipt
         # A call that identical requests shared stands in the receipt of one of them.
         made = min(receipt.attempts if receipt else 1, self.recorded)
-        usage = receipt.usage if receipt else None
+        usage = receipt.usage if receipt and not receipt.cached else None  # of a call of ours
         cost = receipt.cost_usd if receipt else None
         return Calls(
             answered=min(made, 1),
