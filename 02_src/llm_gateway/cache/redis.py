@@ -10,6 +10,7 @@ from llm_gateway.cache.store import Bounds, CacheStoreError, Size
 from llm_gateway.errors import ConfigurationError
 
 PATIENCE = 0.5  # seconds for a connection or an answer
+CONNECTIONS = 16  # of one process
 STAMP = 8  # bytes before each body: the instant it is from, in milliseconds
 AT_ONCE = 1000  # answers that one call of the script looks at
 
@@ -67,7 +68,7 @@ class RedisAnswerStore:
 
     def __init__(self, url: str, prefix: str, bounds: Bounds, *, now: Callable[[], float] = time.time) -> None:
         try:
-            from redis.asyncio import Redis
+            from redis.asyncio import BlockingConnectionPool, Redis
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
         except ImportError:
@@ -75,14 +76,17 @@ class RedisAnswerStore:
                 "Configuration key cache.redis_url needs the package redis; install llm-gateway[redis]."
             ) from None
         try:
-            self._redis: Any = Redis.from_url(
+            pool: Any = BlockingConnectionPool.from_url(
                 url,
+                max_connections=CONNECTIONS,
+                timeout=None,  # whoever waits for a connection has patience of his own
                 retry=Retry(NoBackoff(), 0),  # one try, then we do without
                 socket_timeout=PATIENCE,
                 socket_connect_timeout=PATIENCE,
             )
         except ValueError as error:
             raise ConfigurationError(f"Configuration key cache.redis_url cannot be used: {error}.") from None
+        self._redis: Any = Redis.from_pool(pool)
         self._bounds = bounds
         self._now = now
         self._name = f"{{{prefix}:cache}}"  # in braces, so that a cluster keeps all of it on one node
