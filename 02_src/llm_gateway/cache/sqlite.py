@@ -92,7 +92,10 @@ class SqliteAnswerStore:
 
     async def clear(self) -> int:
         """Let go everything; return how many answers."""
-        return await self._run(self._writing, _clear)
+        gone = await self._run(self._writing, _clear)
+        with suppress(CacheStoreError):  # another process is at work: its answers will fill the room
+            await self._run(self._reading, _give_room_back)
+        return gone
 
     async def aclose(self) -> None:
         """Write down what is left, and close the file. Safe to call twice."""
@@ -260,6 +263,10 @@ def _size(connection: sqlite3.Connection) -> Size:
 
 def _clear(connection: sqlite3.Connection) -> int:
     return connection.execute("DELETE FROM answers").rowcount
+
+
+def _give_room_back(connection: sqlite3.Connection) -> None:
+    connection.execute("VACUUM")
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
