@@ -103,7 +103,7 @@ class Coalescing:
             shared.ticket.home.lift(shared.ticket, asker.priority, nested=asker.is_call)
         shared.callers += 1
         try:
-            response = await self._outcome(request, shared.ticket, since)
+            response = await self._outcome(request, shared, since)
         finally:
             shared.callers -= 1
             if not shared.callers:
@@ -134,7 +134,8 @@ class Coalescing:
             entering.set_result(None)
         return True
 
-    async def _outcome(self, request: LLMRequest, ticket: Ticket, since: float | None) -> LLMResponse:
+    async def _outcome(self, request: LLMRequest, shared: _Shared, since: float | None) -> LLMResponse:
+        ticket = shared.ticket
         left = request.deadline
         if left is not None and since is not None:
             left -= self._clock.now() - since
@@ -145,7 +146,11 @@ class Coalescing:
         except TimeoutError:
             if not patience.expired():
                 raise  # a bug of a client's
-            raise DeadlineExceededError(request.deadline or 0.0, waited_for=ticket.state) from ticket.last_error
+            error = DeadlineExceededError(request.deadline or 0.0, waited_for=ticket.state)
+            if shared.callers == 1 and not ticket.ended:  # nobody else waits: so the call ends, and is told to
+                ticket.deadline = request.deadline
+                ticket.home.expire(ticket)
+            raise error from ticket.last_error
 
 
 def _own(response: LLMResponse, request: LLMRequest, *, is_paid: bool) -> LLMResponse:

@@ -96,11 +96,12 @@ def test_each_field_of_the_question_changes_the_key(request: LLMRequest, field: 
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=12)
-def test_everybody_gets_the_answer_to_his_own_question_and_each_question_is_paid_once(seed: int) -> None:
+def test_everybody_gets_the_answer_to_his_own_question_and_where_nothing_fails_it_is_paid_once(seed: int) -> None:
     rng = Random(seed)
+    is_calm = seed % 2 == 0  # nobody leaves, nothing fails, and no stream makes a call of its own
 
     def answer(request: LLMRequest) -> Outcome:
-        if rng.random() < 0.1:
+        if not is_calm and rng.random() < 0.1:
             return unavailable()
         return f"{request.model}: {request.messages[0].content}"
 
@@ -110,10 +111,10 @@ def test_everybody_gets_the_answer_to_his_own_question_and_each_question_is_paid
         await asyncio.sleep(rng.random() * 5)
         model, text = rng.choice(["gpt-4o-mini", "claude-haiku"]), f"{rng.randrange(5)}"
         asked = [ask(f"{number}", model=model, text=text)]
-        left = rng.random() < 0.2
+        left = not is_calm and rng.random() < 0.2
         try:
             async with asyncio.timeout(1.0 if left else None):
-                way = rng.randrange(3)
+                way = rng.randrange(2 if is_calm else 3)
                 if way == 0:
                     response = await gateway.request(asked[0])
                 elif way == 1:
@@ -134,7 +135,9 @@ def test_everybody_gets_the_answer_to_his_own_question_and_each_question_is_paid
     stats = run_virtual(main(), seed=seed)
     assert stats["submitted"] == stats["completed"] + stats["failed"] + stats["cancelled"]
     assert stats["cached"] == stats["cache"]["hits"] > 0
-    assert stats["cost_usd"] is not None
+    if is_calm:
+        questions = {(entry.request.model, entry.request.messages[0].content) for entry in provider.ledger}
+        assert len(provider.ledger) == len(questions) == stats["attempts"]
 
 
 SLOTS = {"gpt-4o-mini": {"max_concurrency": 2}}

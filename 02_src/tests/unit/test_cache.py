@@ -293,6 +293,8 @@ async def test_a_deadline_counts_from_the_question() -> None:
         with pytest.raises(DeadlineExceededError, match="deadline of 2 s"):
             await gateway.request(ask("a", deadline=2.0))
         assert asyncio.get_running_loop().time() == 2.0
+    stats = gateway.get_stats()
+    assert (stats["failures"], stats["cancelled"]) == ({"deadline": 1}, 0)
 
 
 async def test_shutdown_keeps_what_was_answered_last_and_turns_the_rest_away(tmp_path: Path) -> None:
