@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import asdict, dataclass
 
@@ -14,7 +15,8 @@ from llm_gateway.cache.store import AnswerStore, CacheStoreError
 
 log = logging.getLogger("llm_gateway")
 
-PATIENCE = 1.0  # seconds for the store, on the loop's own clock: a disk or a server does not know another one
+PATIENCE = 1.0  # seconds without a word from the store, on the loop's own clock: a disk does not know another one
+LATE_TURNS = 10  # of the loop
 PAUSE = 10.0  # seconds without a store that failed
 MOST_UNDER_WAY = 1000  # answers on their way into the store; more than that are not kept
 
@@ -59,6 +61,9 @@ class Answers:
         self._figures = figures
         self._now = now
         self._rests = {"read": 0.0, "written": 0.0}  # until when, on the loop's clock; 0.0 while all is well
+        self._waits: set[asyncio.Timeout] = set()  # for the store
+        self._answered = 0  # how often it answered
+        self._timer: asyncio.Handle | None = None  # that looks whether it does
         self._under_way: dict[bytes, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -114,7 +119,7 @@ class Answers:
             return None
         self._watch()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with self._patience():
                 found = await self._store.get(key)
         except (CacheStoreError, TimeoutError) as error:
             self._figures.unavailable += 1
@@ -128,7 +133,7 @@ class Answers:
 
     async def _put(self, key: bytes, body: bytes) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with self._patience():
                 await self._store.put(key, body)
         except (CacheStoreError, TimeoutError) as error:
             self._figures.not_kept += 1
@@ -139,6 +144,39 @@ class Answers:
         finally:
             if self._under_way.get(key) is body:
                 del self._under_way[key]
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Raise TimeoutError when the store has not answered anybody for a while.
+
+        What waits because many ask, or because the event loop is late, is no reason to do without the store.
+        """
+        if self._timer is None:
+            self._look_later()
+        async with asyncio.timeout(None) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+                self._answered += 1
+            finally:
+                self._waits.discard(wait)
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._look, self._answered, LATE_TURNS)
+
+    def _look(self, answered: int, turns: int) -> None:
+        """See whether the store has answered; what has come by now is heard of within some turns of the loop."""
+        self._timer = None
+        if not self._waits:
+            return
+        loop = asyncio.get_running_loop()
+        if self._answered != answered:
+            self._look_later()
+        elif turns:
+            self._timer = loop.call_soon(self._look, answered, turns - 1)
+        else:
+            for wait in self._waits:
+                wait.reschedule(loop.time())
 
     def _rest(self, what: str) -> bool:
         """Whether the store is left alone after a failure."""

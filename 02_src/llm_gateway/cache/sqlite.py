@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,11 +17,13 @@ from llm_gateway.cache.store import Bounds, CacheStoreError, Size
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], Any]
+Found = tuple[bytes, float]
 
 OWNER_ONLY = 0o600  # it holds answers
 APPLICATION = 0x6C67_6361  # "lgca": who opens something else by mistake shall know
 VERSION = 1
 LOCK_PATIENCE = 0.25  # seconds for another process to end its transaction
+TOGETHER = 500  # looks, or answers to keep, that the thread takes on at once
 MOST_UNTOLD = 1000  # answers whose use is not written down yet
 LOG_BYTES = 8 * 1024 * 1024  # what the write-ahead log may keep on the disk when it is empty
 
@@ -67,7 +70,7 @@ class SqliteAnswerStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="answer-cache")
         self._connection: sqlite3.Connection | None = None  # the thread's own
         self._used: dict[bytes, float] = {}  # the thread's own: when answers were used, as far as that is not written
-        self._reading: list[tuple[Step, asyncio.Future[Any]]] = []
+        self._reading: list[tuple[bytes | Step, asyncio.Future[Any]]] = []  # keys that are looked for, and steps
         self._writing: list[tuple[Step, asyncio.Future[Any]]] = []
         self._wrote_last = False
         self._works = False
@@ -75,26 +78,28 @@ class SqliteAnswerStore:
 
     async def get(self, key: bytes, /) -> tuple[bytes, float] | None:
         """Return what is kept under `key` and the instant it is from, also where that is long ago."""
-        return await self._run(self._reading, lambda connection: self._get(connection, key))
+        future: asyncio.Future[Found | None] = self._future()
+        self._reading.append((key, future))
+        return await future
 
     async def put(self, key: bytes, body: bytes, /) -> None:
         """Keep `body` in place of what was under `key`, and let go what the bounds leave no room for."""
         now = self._now()
-        await self._run(self._writing, lambda connection: connection.execute(PUT, (key, body, now, now)))
+        await self._write_soon(lambda connection: connection.execute(PUT, (key, body, now, now)))
 
     async def size(self) -> Size:
         """Return how much is kept."""
-        return await self._run(self._reading, _size)
+        return await self._read_soon(_size)
 
     async def prune(self) -> int:
         """Let go what is too old or over the bounds; return how many answers."""
-        return await self._run(self._writing, self._prune)
+        return await self._write_soon(self._prune)
 
     async def clear(self) -> int:
         """Let go everything; return how many answers."""
-        gone = await self._run(self._writing, _clear)
+        gone = await self._write_soon(_clear)
         with suppress(CacheStoreError):  # another process is at work: its answers will fill the room
-            await self._run(self._reading, _give_room_back)
+            await self._read_soon(_give_room_back)
         return gone
 
     async def aclose(self) -> None:
@@ -113,16 +118,25 @@ class SqliteAnswerStore:
 
     # --- on the loop ------------------------------------------------------------------------------------------
 
-    async def _run(self, line: list[tuple[Step, asyncio.Future[Any]]], step: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read_soon(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        future: asyncio.Future[T] = self._future()
+        self._reading.append((step, future))
+        return await future
+
+    async def _write_soon(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        future: asyncio.Future[T] = self._future()
+        self._writing.append((step, future))
+        return await future
+
+    def _future(self) -> asyncio.Future[Any]:
+        """Return a future for what is to be done next; the work begins when others have had their turn to ask, too."""
         if self._closed:
             raise CacheStoreError("it is closed")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        line.append((step, future))
         if not self._works:
             self._works = True
             loop.call_soon(self._begin)
-        return await future
+        return loop.create_future()
 
     def _begin(self) -> None:
         """Let the thread do all that waits, reads and writes in turn: a read does not wait for the disk."""
@@ -130,13 +144,16 @@ class SqliteAnswerStore:
             self._refuse()
             return
         self._wrote_last = bool(self._writing) and not (self._reading and self._wrote_last)
+        run = asyncio.get_running_loop().run_in_executor
         if self._wrote_last:
-            group, self._writing = self._writing, []
+            group, self._writing = self._writing[:TOGETHER], self._writing[TOGETHER:]
+            futures = [future for _, future in group]
+            done = run(self._thread, self._write, [step for step, _ in group])
         else:
-            group, self._reading = self._reading, []
-        work = self._write if self._wrote_last else self._read
-        done = asyncio.get_running_loop().run_in_executor(self._thread, work, [step for step, _ in group])
-        done.add_done_callback(lambda ended: self._end([future for _, future in group], ended))
+            looks, self._reading = self._reading[:TOGETHER], self._reading[TOGETHER:]
+            futures = [future for _, future in looks]
+            done = run(self._thread, self._read, [each for each, _ in looks])
+        done.add_done_callback(lambda ended: self._end(futures, ended))
 
     def _end(self, futures: Sequence[asyncio.Future[Any]], done: asyncio.Future[list[Any]]) -> None:
         error = done.exception()
@@ -153,18 +170,19 @@ class SqliteAnswerStore:
             self._begin()
 
     def _refuse(self) -> None:
-        waiting = [*self._reading, *self._writing]
+        waiting = [future for _, future in self._reading] + [future for _, future in self._writing]
         self._reading, self._writing = [], []
-        for _, future in waiting:
+        for future in waiting:
             if not future.done():
                 future.set_exception(CacheStoreError("it is closed"))
 
     # --- in the thread ----------------------------------------------------------------------------------------
 
-    def _read(self, steps: Sequence[Step]) -> list[Any]:
+    def _read(self, wanted: Sequence[bytes | Step]) -> list[Any]:
         connection = self._open()
         with self._told():
-            return [step(connection) for step in steps]
+            found = self._find(connection, {each for each in wanted if isinstance(each, bytes)})
+            return [found.get(each) if isinstance(each, bytes) else each(connection) for each in wanted]
 
     def _write(self, steps: Sequence[Step]) -> list[Any]:
         connection = self._open()
@@ -181,14 +199,18 @@ class SqliteAnswerStore:
                 raise
         return outcomes
 
-    def _get(self, connection: sqlite3.Connection, key: bytes) -> tuple[bytes, float] | None:
-        found = connection.execute("SELECT body, stored FROM answers WHERE key = ?", (key,)).fetchone()
-        if found is None:
-            return None
-        self._used[key] = self._now()
+    def _find(self, connection: sqlite3.Connection, keys: AbstractSet[bytes]) -> dict[bytes, Found]:
+        """Return what is kept under some of `keys`; in one statement, each of which waits for a busy loop's turn."""
+        if not keys:
+            return {}
+        rows = connection.execute(
+            f"SELECT key, body, stored FROM answers WHERE key IN ({', '.join('?' * len(keys))})",  # noqa: S608 - marks
+            list(keys),
+        ).fetchall()
+        self._used.update((key, self._now()) for key, _, _ in rows)
         if len(self._used) >= MOST_UNTOLD:
             self._tell_uses_apart(connection)
-        return found[0], found[1]
+        return {key: (body, stored) for key, body, stored in rows}
 
     def _tell_uses_apart(self, connection: sqlite3.Connection) -> None:
         """Write down when answers were used, as far as that succeeds: it is a help to eviction, no more."""

@@ -461,10 +461,28 @@ async def test_more_answers_than_the_store_can_take_are_not_kept(monkeypatch: py
 
     monkeypatch.setattr("llm_gateway.cache.answers.MOST_UNDER_WAY", 2)
     async with over_store(Slow(), monkeypatch, FakeProvider()) as gateway:
+        asked = [ask(str(n), text=str(n)) for n in range(5)]
+        await gateway.batch(asked)
+        assert gateway.get_stats()["cache"]["not_kept"] == 3
+        on_their_way = await gateway.batch(asked)
+        assert sum(receipt_of(each).cached for each in on_their_way) == 2
+    assert gateway.get_stats()["cache"]["kept"] == 4
+
+
+async def test_a_store_that_answers_others_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneByOne(Failing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = asyncio.Lock()
+
+        async def get(self, _: bytes, /) -> None:
+            async with self.turn:
+                await asyncio.sleep(0.6)
+
+    async with over_store(OneByOne(), monkeypatch, FakeProvider()) as gateway:
         await gateway.batch([ask(str(n), text=str(n)) for n in range(5)])
-        assert receipt_of(await gateway.request(ask("on its way", text="0"))).cached
-    assert gateway.get_stats()["cache"]["not_kept"] == 3
-    assert gateway.get_stats()["cache"]["kept"] == 2
+        figures = gateway.get_stats()["cache"]
+    assert (figures["misses"], figures["unavailable"]) == (5, 0)
 
 
 async def test_an_answer_larger_than_the_cache_is_not_kept() -> None:

@@ -174,7 +174,7 @@ async def test_a_full_disk_is_told_and_takes_nothing_away(tmp_path: Path) -> Non
     def fill(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA max_page_count = 1")
 
-    await store._run(store._reading, fill)
+    await store._read_soon(fill)
     with pytest.raises(CacheStoreError, match="its disk is full"):
         await store.put(key(1), b"x" * 100_000)
     assert await store.get(key(0)) is not None
