@@ -9,7 +9,7 @@ from typing import Any
 from llm_gateway.cache.store import Bounds, CacheStoreError, Size
 from llm_gateway.errors import ConfigurationError
 
-PATIENCE = 0.5  # seconds for a connection or an answer
+PATIENCE = 3.0  # seconds for a connection or an answer; who asks on a request's behalf gives up sooner
 CONNECTIONS = 16  # of one process
 STAMP = 8  # bytes before each body: the instant it is from, in milliseconds
 AT_ONCE = 1000  # answers that one call of the script looks at
