@@ -108,6 +108,12 @@ Transport = Literal["lean", "sdk"]
 """How calls travel: over HTTP of our own under LangChain's chat model, or through the provider's SDK."""
 
 
+def _redis_address(url: SecretStr | None) -> SecretStr | None:
+    if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("no address of a Redis; write it as redis://host:port/0, rediss://… or unix://path")
+    return url
+
+
 class SharedSettings(Settings):
     """Limits that many processes and hosts share."""
 
@@ -125,9 +131,7 @@ class SharedSettings(Settings):
     @field_validator("redis_url")
     @classmethod
     def _has_scheme(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("no address of a Redis; write it as redis://host:port/0, rediss://… or unix://path")
-        return url
+        return _redis_address(url)
 
 
 class ProviderSettings(Settings):
@@ -240,6 +244,8 @@ class ModelSettings(Settings):
     fallbacks: list[Name] | dict[FallbackKind, list[Name]] = Field(default_factory=list)
     """Models to ask in turn when this one cannot answer: its attempts are used up, its breaker is open, its key is
     refused, or the prompt is too long for it. As a table, by kind of error; an empty list means none for that kind."""
+    cache: bool = True
+    """Keep this model's answers, where there is a section `[cache]`. A request's own `cache` goes first."""
 
     def all_deployments(self) -> list[ModelSettings]:
         """Return the settings of each deployment, this section's own first."""
@@ -273,6 +279,35 @@ class BudgetSettings(Settings):
     def is_empty(self) -> bool:
         """Whether there is no budget at all."""
         return self.total is None and self.each_agent is None and not self.models and not self.agents
+
+
+class CacheSettings(Settings):
+    """Answers that are kept and given to identical requests later. With this section, even an empty one, it is on."""
+
+    store: Literal["sqlite", "redis", "memory"] | None = None
+    """Where they are kept: in a file, in a Redis or Valkey, or in this process alone. Default: "redis" where an address
+    is given, here or in `[limits]`, and no `path` is; else "sqlite"."""
+    path: Path = Path("llm-gateway-cache.sqlite")
+    """The file, relative to the working directory. Several processes may share it."""
+    redis_url: SecretStr | None = None
+    """Default: that of `[limits]`, whose `prefix` holds here, too."""
+    ttl: Positive | None = None
+    """Seconds after which an answer is too old. Default: never."""
+    max_entries: PositiveInt = 100_000
+    """Answers beyond so many push out those that were used least recently."""
+    max_bytes: Annotated[int, Field(ge=4096), Numeric] = 1024 * 1024 * 1024
+    """So do answers beyond so many bytes in all."""
+    tenant: str = ""
+    """Gateways with another tenant share nothing with this one, also in the same store."""
+    each_agent: bool = False
+    """Agents share nothing with each other: each is a tenant of its own."""
+    any_temperature: bool = False
+    """Also keep answers to requests with a temperature above 0."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _has_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        return _redis_address(url)
 
 
 class BatchingSettings(Settings):
@@ -333,6 +368,8 @@ class GatewayConfig(Settings):
     limits: SharedSettings = SharedSettings()
     logs: LogSettings = LogSettings()
     budgets: BudgetSettings = BudgetSettings()
+    cache: CacheSettings | None = None
+    """Default: no answer is kept."""
     coalesce: bool = False
     """Let identical requests at temperature 0 that are under way at the same time share one call."""
     freeze: bool = False
@@ -396,6 +433,7 @@ def load_config(config: Mapping[str, Any]) -> GatewayConfig:
     _check_transports(loaded)
     _check_providers(loaded)
     _check_names(loaded)
+    _check_cache(loaded)
     return loaded
 
 
@@ -465,6 +503,25 @@ def _check_providers(config: GatewayConfig) -> None:
                     f"Configuration key {key}.provider: '{deployment.provider}' has no section [providers."
                     f"{deployment.provider}] and is not built in; did you mean '{guess}'?"
                 )
+
+
+def _check_cache(config: GatewayConfig) -> None:
+    """A store that is named has what it needs, and what is given is used."""
+    cache = config.cache
+    if cache is None:
+        return
+    url = cache.redis_url or config.limits.redis_url
+    if cache.store == "redis" and url is None:
+        raise ConfigurationError(
+            "Configuration key cache.store: 'redis' needs an address; give cache.redis_url or limits.redis_url."
+        )
+    for key, store in (("redis_url", "redis"), ("path", "sqlite")):
+        if key in cache.model_fields_set and cache.store not in {store, None}:
+            raise ConfigurationError(
+                f"Configuration key cache.{key}: the store '{cache.store}' has no use for it; leave one of them out."
+            )
+    if cache.store is None and {"redis_url", "path"} <= cache.model_fields_set:
+        raise ConfigurationError("Configuration key cache.path: cache.redis_url is given, too; leave one of them out.")
 
 
 def _check_names(config: GatewayConfig) -> None:

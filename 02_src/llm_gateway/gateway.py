@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from llm_gateway.batching import Lane, inherited, lent_slot, on_behalf_of
+from llm_gateway.cache import Answers, CacheFigures, Caching, Missed, pieces_of, store_of
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.coalescing import Coalescing
@@ -69,6 +70,7 @@ class LLMGateway:
         self._deployments = Deployments(self._config)
         self._quotas: dict[str, RetryQuota] = {}
         self._budgets = budgets_of(self._config)
+        self._cache_figures = None if self._config.cache is None else CacheFigures()
         self._estimator = Estimator()
         self._running: _Running | None = None
         self._closed = False
@@ -89,6 +91,10 @@ class LLMGateway:
         lane = self._lane(request)
         with lent_slot():
             since = await lane.turn(request) if lane.door.is_crowded else None
+            if self._config.cache is not None and (caching := self._here().caching) is not None:
+                key = caching.key(request, lane)
+                if key is not None:
+                    return await caching.answer(request, lane, key, since=since)
             if self._config.coalesce and request.temperature == 0:
                 return await self._here().coalescing.answer(request, lane)
             ticket = lane.submit(request, since=since)
@@ -123,15 +129,11 @@ class LLMGateway:
             self._here()  # the clock may be this loop's own
         since = self._clock.now()
         lanes = await self._admit(asked, raising=not return_exceptions)
-        entered: list[Ticket | GatewayError | None] = [None] * len(asked)
-        try:
-            with lent_slot():
-                await _enter_all(asked, lanes, entered, since)
-                outcomes = [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
-        finally:
-            for each in entered:
-                if isinstance(each, Ticket):
-                    each.home.discard(each)
+        with lent_slot():
+            if self._config.cache is not None and (caching := self._here().caching) is not None:
+                outcomes = await caching.batch(asked, lanes, since)
+            else:
+                outcomes = await _outcomes(asked, lanes, since)
         if return_exceptions:
             return outcomes
         answers = [outcome for outcome in outcomes if isinstance(outcome, LLMResponse)]
@@ -150,7 +152,18 @@ class LLMGateway:
         """
         lane = self._lane(request)
         since = await lane.turn(request) if lane.door.is_crowded else None
+        missed: Missed | None = None
+        if self._config.cache is not None and (caching := self._here().caching) is not None:
+            found = await caching.look(request, lane, since=since)
+            if isinstance(found, LLMResponse):
+                for piece_of_it in pieces_of(found):
+                    yield piece_of_it
+                yield found
+                return
+            missed, since = found, found.since
         ticket = lane.submit(request, since=since, streamed=True)
+        if missed is not None and caching is not None:
+            caching.follow(missed, lane, ticket.reply)
         pieces = ticket.pieces
         assert pieces is not None  # noqa: S101 - since it is streamed
         try:
@@ -204,6 +217,8 @@ class LLMGateway:
             stats["waiting"] = [each for lane in lanes for each in lane.waiting(MOST_SHOWN)]
         if self._budgets is not None:
             stats["budgets"] = self._budgets.snapshot()
+        if self._cache_figures is not None:
+            stats["cache"] = self._cache_figures.snapshot()
         return stats
 
     def eta(self, request: LLMRequest) -> float:
@@ -327,6 +342,8 @@ class LLMGateway:
         closers = [upstream.client.aclose for lane in lanes for upstream in lane.upstreams]
         if self._running is not None and lanes:
             closers += [self._running.clients.aclose, self._running.paces.aclose]
+            if self._running.caching is not None:
+                closers.append(self._running.caching.aclose)
         for close in closers:
             try:
                 await close()
@@ -381,8 +398,24 @@ class LLMGateway:
             paces = Paces(self._config, self._clock, careful=self._careful)
             if self._budgets is not None:
                 paces.share(self._budgets)
-            self._running = _Running(asyncio.get_running_loop(), clients, paces, self._clock)
+            running = self._running = _Running(asyncio.get_running_loop(), clients, paces, self._clock)
+            running.caching = self._caching(running.coalescing)
         return self._running
+
+    def _caching(self, coalescing: Coalescing) -> Caching | None:
+        settings, figures = self._config.cache, self._cache_figures
+        if settings is None or figures is None:
+            return None
+        store, name = store_of(self._config, settings)
+        return Caching(
+            settings,
+            Answers(store, name, ttl=settings.ttl, max_bytes=settings.max_bytes, figures=figures),
+            coalescing=coalescing,
+            observer=self._observer,
+            clock=self._clock,
+            is_kept=lambda model: self._config.models[model].cache,
+            with_text=self._config.logs.text,
+        )
 
     def _check_loop(self) -> None:
         """Forget what belonged to a loop that is closed. Raises GatewayError if another loop uses this gateway."""
@@ -394,6 +427,8 @@ class LLMGateway:
                 "This gateway serves another event loop that is still open; build an LLMGateway for each loop."
             )
         running.clients.abandon()
+        if running.caching is not None:
+            running.caching.abandon()
         if self._budgets is not None:
             self._budgets.on_change.clear()  # the lanes of that loop hear of nothing any more
         self._running = None
@@ -477,11 +512,26 @@ class _Running:
         self.clients = clients
         self.paces = paces
         self.coalescing = Coalescing(clock)
+        self.caching: Caching | None = None
         self.lanes: dict[str, Lane] = {}
 
     def is_here(self) -> bool:
         """Whether its loop is the running one."""
         return self.loop is asyncio._get_running_loop()  # noqa: SLF001 - None where no loop runs
+
+
+async def _outcomes(
+    asked: Sequence[LLMRequest], lanes: Sequence[Lane | GatewayError], since: float
+) -> list[LLMResponse | BaseException]:
+    """Answer the requests of a batch; after a cancel none of them is under way."""
+    entered: list[Ticket | GatewayError | None] = [None] * len(asked)
+    try:
+        await _enter_all(asked, lanes, entered, since)
+        return [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
+    finally:
+        for each in entered:
+            if isinstance(each, Ticket):
+                each.home.discard(each)
 
 
 async def _enter_all(

@@ -200,7 +200,8 @@ class LLMRequest(Record):
     written to the journal with the request. `response_format` is a pydantic model class, or a JSON schema as a dict:
     an answer that does not fit it is asked for again, with the error, and `LLMResponse.parsed` holds one that does.
     Where the request is written down, a class is written as its schema. `tool_choice` is "auto", "any" (some tool),
-    "none", or a tool's name.
+    "none", or a tool's name. `cache` False asks for a fresh answer that is not kept, True lets one be kept whatever the
+    temperature and the model's settings are; without a `[cache]` in the configuration it means nothing.
     """
 
     model: ModelProvider | str
@@ -216,6 +217,7 @@ class LLMRequest(Record):
     tool_choice: str | None = None
     response_format: Format | None = None
     metadata: dict[str, JsonValue] | None = None
+    cache: bool | None = None
 
     @field_validator("model", mode="before")
     @classmethod
@@ -274,7 +276,8 @@ class Receipt(Record):
     cost_usd: float | None = None  # None: the price or the usage is unknown
     time_to_first_token: float | None = None  # from the beginning of the call; None: the answer was not streamed
     price_lane: Literal["standard", "flex", "batch"] = "standard"
-    cached: bool = False
+    cached: bool = False  # an answer that was kept: no call was made, and `usage` is that of the one it came from
+    saved_usd: float | None = None  # what a cached answer cost when it was made; None: not cached, or unknown
     coalesced: bool = False  # another caller's call answered this one too; the cost stands in that one's receipt
 
 

@@ -256,6 +256,10 @@ class Lane:
         if not asker.is_call:  # whose requests find room in any case
             await self._queue.room(asker.priority)
 
+    def pass_room_on(self, request: LLMRequest) -> None:
+        """Leave the place that `room` found for `request` to the next who waits."""
+        self._queue.pass_room_on(inherited(request).priority)
+
     def lift(self, ticket: Ticket, priority: RequestPriority, *, nested: bool) -> None:
         """Let a ticket go as early as one of `priority`, and as one that is `nested`, since such a caller joined it."""
         self._queue.lift(ticket, priority)

@@ -467,6 +467,51 @@ def export(
         export_job(job, output, force=force)
 
 
+cache_app = typer.Typer(
+    help="Show how many answers are kept, and let go of them.",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    epilog=examples("llm-gateway cache", "llm-gateway cache --json", "llm-gateway cache clear"),
+)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.callback()
+def cache(
+    context: typer.Context,
+    *,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show how many answers the cache of the configuration holds, how many bytes, and its bounds."""
+    if context.invoked_subcommand is not None:
+        return
+    with errors_told():
+        from llm_gateway.cli.cache import show_cache
+
+        show_cache(config, as_json=as_json)
+
+
+@command("llm-gateway cache clear", of=cache_app)
+def clear(*, config: Config = None) -> None:
+    """Let go of every answer, those of all tenants."""
+    with errors_told():
+        from llm_gateway.cli.cache import clear_cache
+
+        clear_cache(config)
+
+
+@command("llm-gateway cache prune", of=cache_app)
+def prune(*, config: Config = None) -> None:
+    """Let go of the answers that are too old or beyond the bounds, as the configuration has them now."""
+    with errors_told():
+        from llm_gateway.cli.cache import prune_cache
+
+        prune_cache(config)
+
+
 def main() -> None:
     """Run the command line and exit."""
     app(prog_name="llm-gateway")

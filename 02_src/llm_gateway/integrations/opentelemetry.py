@@ -228,6 +228,8 @@ class GatewayTelemetry:
             facts["gen_ai.agent.name"] = event.agent
         if event.cost_usd is not None:
             facts["llm_gateway.cost_usd"] = event.cost_usd
+        if event.cached:
+            facts["llm_gateway.cached"] = True
         if event.outcome == "ok":
             facts["gen_ai.response.model"] = model
         if event.time_to_first_token is not None:

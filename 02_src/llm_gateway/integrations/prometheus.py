@@ -112,6 +112,15 @@ class GatewayMetrics:
         self._cost = Counter(
             "llm_gateway_cost_dollars", "Sum of the known costs in US dollars.", ("model", "agent"), registry=registry
         )
+        self._cached = Counter(
+            "llm_gateway_cached_requests", "Requests answered from the cache.", ("model",), registry=registry
+        )
+        self._saved = Counter(
+            "llm_gateway_saved_dollars",
+            "What the answers from the cache cost when they were made.",
+            ("model", "agent"),
+            registry=registry,
+        )
         self._sizes = Histogram(
             "llm_gateway_batch_size",
             "Requests that left for the provider together.",
@@ -170,6 +179,9 @@ class GatewayMetrics:
         agent = self._agent(event.agent)
         if event.cost_usd is not None:
             self._cost.labels(event.model, agent).inc(event.cost_usd)
+        if event.cached:
+            self._cached.labels(event.model).inc()
+            self._saved.labels(event.model, agent).inc(event.saved_usd or 0.0)
         usage = event.usage
         if usage is None:
             return
@@ -248,6 +260,8 @@ class _Standing(Collector):
         yield GaugeMetricFamily(
             "llm_gateway_in_flight_requests", "Requests in the provider's hands.", value=stats["in_flight"]
         )
+        if "cache" in stats:
+            yield _cache_metric(stats["cache"])
         standings = list(_by_deployment(self.gateway, stats.get("pace", {})))
         yield from self._openness(standings)
         yield from self._limits(standings)
@@ -303,6 +317,16 @@ class _Standing(Collector):
             return told.result(PATIENCE)
         except (RuntimeError, TimeoutError):  # closed at this very moment, or somebody blocks it
             return gateway.get_stats()
+
+
+def _cache_metric(figures: Mapping[str, int]) -> Metric:
+    """Return what came of looking into the cache and keeping answers there."""
+    metric = CounterMetricFamily(
+        "llm_gateway_cache", "Answers looked for in the cache, and kept there or not, by outcome.", labels=["outcome"]
+    )
+    for outcome, times in figures.items():
+        metric.add_metric([outcome], times)
+    return metric
 
 
 def _by_deployment(gateway: LLMGateway, paces: Mapping[str, Mapping[str, Any]]) -> Iterator[_DeploymentStanding]:

@@ -75,7 +75,7 @@ class CallCount:
         receipt = response.receipt
         # A call that identical requests shared stands in the receipt of one of them.
         made = min(receipt.attempts if receipt else 1, self.recorded)
-        self.usage = receipt.usage if receipt else None
+        self.usage = receipt.usage if receipt and not receipt.cached else None  # of a call of ours
         self.cost_usd = receipt.cost_usd if receipt else None
         return self._calls(made, answered=self.unfit + 1, refused=made)
 

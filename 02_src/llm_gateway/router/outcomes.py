@@ -68,6 +68,7 @@ class Outcomes:
             time_to_first_token=ticket.time_to_first_token,
             price_lane="standard",
             cached=False,
+            saved_usd=None,
             coalesced=False,
         )
         return LLMResponse.trusted(

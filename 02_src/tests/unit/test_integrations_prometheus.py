@@ -293,7 +293,7 @@ def test_the_registry_may_be_the_applications_own() -> None:
 
 
 async def test_the_page_lists_every_metric(metrics: GatewayMetrics) -> None:
-    async with gateway_over(FakeProvider(), observers=[metrics]) as gateway:
+    async with gateway_over(FakeProvider(), observers=[metrics], cache={"store": "memory"}) as gateway:
         metrics.watch(gateway)
         names = {
             f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics.registry.collect()
