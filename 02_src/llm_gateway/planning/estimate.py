@@ -17,7 +17,7 @@ from llm_gateway.planning.rehearsal import rehearsed
 from llm_gateway.price_lanes import BATCH_SECONDS, LANES, PRICE_SHARES, PriceLane, offered
 
 DRAWS = 400  # replicates of the bootstrap
-NOTICED = 1.02  # times the longest answer, below which no limit is felt
+NOTICED = 1.1  # times the longest answer, below which no limit is felt
 
 Pool = Stratum | str
 

@@ -12,6 +12,8 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from bench.suite import say
+
 SIZES = (10_000, 100_000, 1_000_000)
 REPEATED = 0.1  # of the rows
 MOST_GROWTH_MIB = 32.0  # from the second to the last size; the pages of the digests' database take 16 of them
@@ -43,7 +45,7 @@ def course(count: int) -> Course:
         write_rows(path, count)
         command = [sys.executable, "-m", "llm_gateway", "plan", str(path), "-m", "gpt-4o-mini", "--json"]
         began = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=folder)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=folder)  # noqa: S603 - our own command
         assert process.stdout is not None
         told = json.loads(process.stdout.read())
         process.stdout.close()
@@ -60,9 +62,9 @@ def main() -> int:
     for size in SIZES:
         courses.append(course(size))
         rows, seconds, peak = courses[-1]
-        print(f"{rows:>9,} rows  {seconds:7.1f} s  {rows / seconds:7,.0f} rows/s  peak {peak:6.1f} MiB", flush=True)
+        say(f"{rows:>9,} rows  {seconds:7.1f} s  {rows / seconds:7,.0f} rows/s  peak {peak:6.1f} MiB")
     growth = courses[-1].peak - courses[-2].peak
-    print(f"growth from {SIZES[-2]:,} to {SIZES[-1]:,} rows: {growth:.1f} MiB (at most {MOST_GROWTH_MIB:g})")
+    say(f"growth from {SIZES[-2]:,} to {SIZES[-1]:,} rows: {growth:.1f} MiB (at most {MOST_GROWTH_MIB:g})")
     return int(growth > MOST_GROWTH_MIB)
 
 
