@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test format lint types layers unit soak bench bench-memory bench-redis bench-limits bench-priority bench-cost docs pictures lock clean
+.PHONY: help setup servers demo test format lint types layers unit soak bench bench-memory bench-redis bench-limits bench-priority bench-cost bench-plan docs pictures lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -78,6 +78,9 @@ bench-priority: $(DEV) ## what HIGH waits beside a flood of LOW, and how agents 
 
 bench-cost: $(DEV) ## what limits and order cost in CPU and memory
 	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.cost_bench
+
+bench-plan: $(DEV) ## whether a plan's memory stays flat at a million rows
+	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.plan_bench
 
 docs: $(DEV) ## write the reference from the docstrings
 	@$(BIN)/python 02_src/tools/reference.py

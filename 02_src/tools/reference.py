@@ -29,7 +29,7 @@ from llm_gateway.mock_gateway import MockLLMGateway, RecordedCall, UnmatchedRequ
 FOLDER = Path(__file__).parents[2] / "00_docs" / "reference"
 HEAD = "<!-- Written by 02_src/tools/reference.py from the code. Change the docstrings, then run it again. -->\n"
 HELP_WIDTH = 100
-COMMANDS = ("", "run", "ask", "models", "pull", "report", "simulate", "cache")
+COMMANDS = ("", "run", "plan", "ask", "models", "pull", "report", "simulate", "cache")
 BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "min_length": "at least {} long", "pattern": "`{}`"}
 
 # --- what the source says beside a field ------------------------------------------------------------------------

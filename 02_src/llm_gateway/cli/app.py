@@ -215,6 +215,81 @@ def run(
 
 
 @command(
+    "llm-gateway plan prompts.jsonl --model gpt-4o-mini",
+    "llm-gateway plan prompts.jsonl -m gpt-4o-mini --sample 30 -o answers.jsonl",
+    "llm-gateway plan reviews.csv -m gpt-4o-mini --prompt-template 'Sort this: {text}' --budget 5 --json",
+)
+def plan(
+    *,
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="As that of run; - is standard input.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The output of the run that is planned: what the sample paid for is kept for it, and what it has "
+            "answered already is not planned again. Nothing is written into it.",
+        ),
+    ] = "-",
+    config: Config = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME", help="As that of run.", show_default=False),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--prompt-template", metavar="TEXT", help="As that of run; @FILE reads it.", show_default=False),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message before each such prompt.")
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option("--schema", metavar="FILE", help="A JSON schema, as that of run.", show_default=False),
+    ] = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--sample",
+            min=0,
+            max=1000,
+            metavar="N",
+            help="Ask so many rows for the lengths of answers, spread over models and lengths of prompts. They are "
+            "paid for.",
+        ),
+    ] = 0,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            min=0,
+            metavar="USD",
+            help="Tell how many rows run would reach with that.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Tell what a run would cost and how long it would take, before it is paid for.
+
+    Counts the rows of INPUT, those that repeat an earlier one, and their tokens. Cost and time are ranges: half of the
+    draws lie below P50, 95 in a hundred below P95. The lengths of answers are taken from a sample, from what the job
+    has answered already, or else from max_tokens and a guess; the plan says which. It also tells the price lanes,
+    which limit binds, and what a second machine would change.
+
+    Without --sample nothing is sent, and no key is needed.
+    """
+    with errors_told():
+        from llm_gateway.cli.plan import plan_file
+        from llm_gateway.cli.run import Options
+
+        options = Options(config=config, model=model, template=template, system=system, schema=schema, budget=budget)
+        code = plan_file(source, output, options, sample=sample, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@command(
     'llm-gateway ask "What is a queue?"',
     'llm-gateway ask "Good morning" --model claude-haiku --system "Translate to French."',
     "git diff | llm-gateway ask - -m gpt-4o-mini -s 'Write a commit message.'",

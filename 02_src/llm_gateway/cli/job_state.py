@@ -38,7 +38,6 @@ async def begin(job: Job, survey: Survey, source: str, output: Path, settings: M
     the answers.
     """
     facts = await job.store.facts()
-    state = state_of(output)
     if "began" not in facts:
         await job.store.note(
             {
@@ -49,6 +48,14 @@ async def begin(job: Job, survey: Survey, source: str, output: Path, settings: M
             }
         )
         return
+    check_same(facts, survey, source, output, settings)
+
+
+def check_same(
+    facts: Mapping[str, Any], survey: Survey, source: str, output: Path, settings: Mapping[str, Any]
+) -> None:
+    """Raise JobError, JobChangedError unless a job that began, of which `facts` are noted, can go on like this."""
+    state = state_of(output)
     if facts.get("cancelled"):
         raise JobError(
             f"The job {state} was cancelled; `llm-gateway jobs cancel {output} --undo` lets it go on, "

@@ -14,7 +14,7 @@ from llm_gateway.cli.job_state import begin, place_in_output, state_of, take_bac
 from llm_gateway.cli.output import STANDARD_OUTPUT, KeptOutput, Output, check_output, size_of
 from llm_gateway.cli.rows import RowReader
 from llm_gateway.cli.running import Run
-from llm_gateway.cli.settings import load
+from llm_gateway.cli.settings import Loaded, load
 from llm_gateway.cli.sources import Source, TableInput, open_source, template_of
 from llm_gateway.cli.tally import Tally
 from llm_gateway.cli.voice import Voice
@@ -53,46 +53,70 @@ def run_file(source: str, output: str, options: Options) -> int:
     loaded = load(options.config)
     if options.model is not None:
         loaded.check_model(options.model)
+    opened = open_input(source, loaded, options)
+    try:
+        return asyncio.run(Command(opened, output, options).run(loaded.config))
+    finally:
+        opened.rows.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An input, and how its rows are read. Whoever opens it closes `rows`."""
+
+    rows: Source
+    reader: RowReader
+    schema: AnswerSchema | None
+
+
+def open_input(source: str, loaded: Loaded, options: Options) -> Opened:
+    """Open an input as the options say. Raises GatewayError for what cannot be read, or options that do not fit."""
     template = template_of(options.template)
     if options.system is not None and template is None:
         raise ConfigurationError(
             "--system goes with --prompt-template; a line of JSON has a system message of its own."
         )
     schema = AnswerSchema.read_file(options.schema) if options.schema is not None else None
-    rows = open_source(source, template)
-    try:
-        reader = RowReader(
-            loaded,
-            model=options.model,
-            priority=options.priority,
-            template=template,
-            system=options.system,
-            schema=schema.schema if schema else None,
-        )
-        return asyncio.run(Command(rows, reader, output, options, schema).run(loaded.config))
-    finally:
-        rows.close()
+    reader = RowReader(
+        loaded,
+        model=options.model,
+        priority=options.priority,
+        template=template,
+        system=options.system,
+        schema=schema.schema if schema else None,
+    )
+    return Opened(open_source(source, template), reader, schema)
+
+
+def settings_of(options: Options, schema: AnswerSchema | None) -> dict[str, Any]:
+    """Return the options that decide on the answers."""
+    given = {
+        "model": options.model,
+        "prompt-template": options.template,
+        "system": options.system,
+        "schema": schema.schema if schema else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def keeps_state(rows: Source, output: str) -> bool:
+    """Whether input and output are files that another process could go on with."""
+    if output == STANDARD_OUTPUT or not rows.is_kept:
+        return False
+    return Path(output).is_file() or not Path(output).exists()
 
 
 class Command:
     """One call of `llm-gateway run`."""
 
-    def __init__(
-        self, rows: Source, reader: RowReader, output: str, options: Options, schema: AnswerSchema | None
-    ) -> None:
-        self._rows = rows
-        self._reader = reader
+    def __init__(self, opened: Opened, output: str, options: Options) -> None:
+        self._rows = opened.rows
+        self._reader = opened.reader
+        self._schema = opened.schema
         self._output = output
         self._options = options
-        self._schema = schema
         self._path = Path(output)
-        self._state = state_of(self._path) if self._keeps_state() else None
-
-    def _keeps_state(self) -> bool:
-        """Whether input and output are files that another process could go on with."""
-        if self._output == STANDARD_OUTPUT or not self._rows.is_kept:
-            return False
-        return self._path.is_file() or not self._path.exists()
+        self._state = state_of(self._path) if keeps_state(opened.rows, output) else None
 
     async def run(self, config: GatewayConfig) -> int:
         """Return the exit code."""
@@ -114,7 +138,7 @@ class Command:
         async with job:
             survey = await asyncio.to_thread(self._rows.survey)
             if survey is not None and self._state is not None:
-                await begin(job, survey, self._rows.name, self._path, self._settings())
+                await begin(job, survey, self._rows.name, self._path, settings_of(self._options, self._schema))
             if self._options.retry_failed is not None:
                 number = await take_back(job, self._options.retry_failed)
                 console.print(f"{count(number, 'failed row')} will be asked again.")
@@ -156,16 +180,6 @@ class Command:
             )
         total = left if config.budgets.total is None else min(left, config.budgets.total)
         return config.model_copy(update={"budgets": config.budgets.model_copy(update={"total": total})})
-
-    def _settings(self) -> dict[str, Any]:
-        """Return the options that decide on the answers."""
-        given = {
-            "model": self._options.model,
-            "prompt-template": self._options.template,
-            "system": self._options.system,
-            "schema": self._schema.schema if self._schema else None,
-        }
-        return {name: value for name, value in given.items() if value is not None}
 
     async def _writer(self, job: Job, last_result: int, voice: Voice) -> tuple[Writer, int]:
         """Return what writes the output, and the id of the last result that it has."""
