@@ -188,6 +188,15 @@ FallbackKind = Literal[
 """The kinds of error that can have fallbacks of their own; "default" stands for all but "rejected"."""
 
 
+class EmbeddingSettings(Settings):
+    """How many texts may go into one provider call."""
+
+    max_inputs: PositiveInt | None = None
+    """Texts. Default: 2048 for OpenAI and Azure, 512 for Ollama, 96 for all others."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of all texts together. Default: 300000 for OpenAI and Azure, 100000 for Ollama, 16000 for all others."""
+
+
 class FurtherDeployment(Settings):
     """Another deployment of the same model; what it leaves out is as in the model's own section."""
 
@@ -232,6 +241,9 @@ class ModelSettings(Settings):
     fallbacks: list[Name] | dict[FallbackKind, list[Name]] = Field(default_factory=list)
     """Models to ask in turn when this one cannot answer: its attempts are used up, its breaker is open, its key is
     refused, or the prompt is too long for it. As a table, by kind of error; an empty list means none for that kind."""
+
+    embedding: EmbeddingSettings | bool = False
+    """True for a model that makes vectors of texts, for `embed`; a table also says how much goes into one call."""
 
     def all_deployments(self) -> list[ModelSettings]:
         """Return the settings of each deployment, this section's own first."""
@@ -462,6 +474,11 @@ def _check_providers(config: GatewayConfig) -> None:
 def _check_names(config: GatewayConfig) -> None:
     """What names a model names one that is configured, and deployments of one model differ."""
     for name, model in config.models.items():
+        if model.embedding and model.fallbacks:
+            raise ConfigurationError(
+                f"Configuration key models.{name}.fallbacks: the vectors of two embedding models cannot be compared; "
+                "leave it out, or name further hosts of the same model under deployments."
+            )
         lists = {"": model.fallbacks} if isinstance(model.fallbacks, list) else model.fallbacks
         for kind, fallbacks in lists.items():
             for fallback in fallbacks:

@@ -11,6 +11,7 @@ from llm_gateway.batching.asking import inherited
 from llm_gateway.batching.calls import NEVER_SENT, Calls, FallBack
 from llm_gateway.batching.door import Door
 from llm_gateway.batching.pump import Pump
+from llm_gateway.batching.together import room_of, size_of
 from llm_gateway.budgets import Budgets
 from llm_gateway.clock import Clock
 from llm_gateway.config import BatchingSettings
@@ -53,6 +54,7 @@ class Lane:
     ) -> None:
         self.model = outcomes.model
         self.upstreams = upstreams
+        self.call_room = room_of(upstreams)  # None: each ticket is a call of its own
         self._spread = Spread(upstreams)
         self._outcomes = outcomes
         self._estimator = estimator
@@ -82,6 +84,7 @@ class Lane:
             self._calls,
             outcomes,
             settings=settings,
+            room=self.call_room,
             fall_back=fall_back,
             estimator=estimator,
             budgets=budgets,
@@ -306,7 +309,7 @@ class Lane:
             if refusal is not None:
                 raise refusal
         if ticket.estimate is None:
-            ticket.cost = rough_cost(ticket.request)
+            ticket.cost = rough_cost(ticket.request) if self.call_room is None else float(size_of(ticket)[1])
 
     def _accept(self, ticket: Ticket) -> None:
         self._queue.accept(ticket)

@@ -15,7 +15,7 @@ from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, take
 from llm_gateway.clients.construction import check_options, constructing
 from llm_gateway.clients.lean import http, seams
 from llm_gateway.clients.lean import ollama as lean
-from llm_gateway.clients.transport import Pools, httpx_options, tls
+from llm_gateway.clients.transport import PoolLease, Pools, httpx_options, tls
 from llm_gateway.config import Endpoint
 from llm_gateway.models import LLMRequest
 
@@ -93,6 +93,16 @@ def _new_client(endpoint: Endpoint) -> ollama.AsyncClient:
     return ollama.AsyncClient(host=endpoint.base_url, headers=headers, **options)
 
 
+def lease_sdk(endpoint: Endpoint, pools: Pools) -> PoolLease:
+    """Return a share in the SDK's client of a host."""
+
+    def make() -> tuple[Any, Any]:
+        client = _new_client(endpoint)
+        return client, client.close
+
+    return pools.lease(endpoint, make)
+
+
 def _lean_chat(endpoint: Endpoint, pool: http.Http) -> lean.Chat:
     headers = {"authorization": f"Bearer {endpoint.api_key.get_secret_value()}"} if endpoint.api_key else {}
     return lean.Chat(pool, http.Target(f"{lean.address(endpoint.base_url or '')}/api/chat", headers))
@@ -102,11 +112,6 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     """Return the client of an Ollama deployment. Raises ConfigurationError."""
     endpoint = deployment.endpoint
     is_lean = endpoint.transport == "lean" and seams.fits(ChatOllama, lean.SEAM, lean.FIELDS)
-
-    def make() -> tuple[Any, Any]:
-        client = _new_client(endpoint)
-        return client, client.close
-
     with constructing(deployment):
         model = (LeanOllama if is_lean else ChatOllama)(
             **check_options(deployment, OURS),
@@ -115,7 +120,7 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
             client_kwargs={"verify": tls()},
             cache=False,
         )
-        lease = http.lease(endpoint, pools) if is_lean else pools.lease(endpoint, make)
+        lease = http.lease(endpoint, pools) if is_lean else lease_sdk(endpoint, pools)
         client: Any = _lean_chat(endpoint, lease.client) if is_lean else lease.client
     model._async_client = client  # noqa: SLF001 - a test fails when ChatOllama names it otherwise
     dialect = OllamaDialect(constructor_options(model, deployment))

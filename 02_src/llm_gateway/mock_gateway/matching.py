@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from llm_gateway.mock_gateway.responses import Match, Rule
-from llm_gateway.models import LLMMessage, LLMRequest
+from llm_gateway.models import EmbeddingRequest, LLMMessage, LLMRequest
 
 COMPARED = 500  # characters of a text that are compared, since likeness takes quadratic time
 SHOWN = 80  # characters of a text that a sentence shows
@@ -51,7 +51,9 @@ def text_of(message: LLMMessage) -> str:
 
 
 def last_text(request: LLMRequest) -> str:
-    """Return the last message of role "user"; empty if there is none."""
+    """Return the last message of role "user", of texts to embed all of them; empty if there is none."""
+    if isinstance(request, EmbeddingRequest):
+        return "\n".join(request.texts)
     return next((text_of(each) for each in reversed(request.messages) if each.role == "user"), "")
 
 

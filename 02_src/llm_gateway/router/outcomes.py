@@ -97,19 +97,23 @@ class Outcomes:
             wait = self.policy.delay(ticket.failures, error, draw=draw)
             if wait is None and is_of_deployment(error) and elsewhere and ticket.failures < self.policy.max_attempts:
                 wait = 0.0
-            elif wait is not None and not upstream.quota.take(error):
+            elif wait is not None and not ticket.echo and not upstream.quota.take(error):
                 wait = None
         if wait is not None:
-            self.observer.observe(
-                RetryScheduled(
-                    request_id=ticket.request.request_id,
-                    model=self.model,
-                    attempt=ticket.attempts,
-                    wait=wait,
-                    kind=error.kind,
-                )
-            )
+            self.again(ticket, error, wait)
         return wait
+
+    def again(self, ticket: Ticket, error: ProviderError, wait: float) -> None:
+        """Note that another attempt follows in `wait` seconds."""
+        self.observer.observe(
+            RetryScheduled(
+                request_id=ticket.request.request_id,
+                model=self.model,
+                attempt=ticket.attempts,
+                wait=wait,
+                kind=error.kind,
+            )
+        )
 
     def refused(self, ticket: Ticket, error: BaseException) -> None:
         """Give the caller an error, caused by that of the last attempt; there will be no further one."""
