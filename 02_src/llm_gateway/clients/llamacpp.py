@@ -155,7 +155,7 @@ class LlamaCppClient:
     def check(self, request: LLMRequest, /) -> None:
         """Raise InvalidRequestError for what cannot be sent; nothing else is known of a file."""
         sendable.check(request)
-        check_profile(request, {})
+        check_profile(request, {}, self._deployment.name)
 
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Make one call, after loading the model if need be. Raises ProviderError."""

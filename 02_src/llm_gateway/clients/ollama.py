@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ollama
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, ModelProfile
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_ollama import ChatOllama
@@ -20,6 +20,10 @@ from llm_gateway.config import Endpoint
 from llm_gateway.models import LLMRequest
 
 OURS = frozenset({"model", "base_url", "client_kwargs", "async_client_kwargs", "sync_client_kwargs", "cache"})
+
+
+# Of all that its API has no place for.
+TEXT_AND_IMAGES: ModelProfile = {"pdf_inputs": False, "audio_inputs": False, "video_inputs": False}
 
 
 class LeanOllama(ChatOllama):
@@ -122,6 +126,7 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
         )
         lease = http.lease(endpoint, pools) if is_lean else lease_sdk(endpoint, pools)
         client: Any = _lean_chat(endpoint, lease.client) if is_lean else lease.client
+    model.profile = {**TEXT_AND_IMAGES, **(model.profile or {})}
     model._async_client = client  # noqa: SLF001 - a test fails when ChatOllama names it otherwise
     dialect = OllamaDialect(constructor_options(model, deployment))
     return LangChainClient(model, deployment, dialect, leases=[lease], lean=is_lean)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from llm_gateway.clients.base import Completion
+from llm_gateway.clients.telling import told
 from llm_gateway.clock import Clock
 from llm_gateway.errors import GatewayError, ProviderError, RateLimitError
 from llm_gateway.events import AttemptFailed, Observer, RequestDone, RetryScheduled
@@ -154,9 +155,7 @@ class Outcomes:
                 cost_usd=cost,
                 finish_reason=completion.finish_reason if completion else None,
                 metadata=request.metadata,
-                prompt=[message.model_dump(exclude_none=True) for message in request.messages]
-                if self.with_text
-                else None,
+                prompt=[told(message) for message in request.messages] if self.with_text else None,
                 answer=completion.content if completion and self.with_text else None,
             )
         )
