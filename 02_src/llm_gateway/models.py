@@ -291,7 +291,7 @@ class LLMResponse(Record):
 
 
 class EmbeddingResponse(Record):
-    """The vectors of some texts: `vectors[n]` is that of text n.
+    """The vectors of the texts of one `embed`: `vectors[n]` is that of text n.
 
     `tokens_used` is None where the provider did not say. Texts that took several provider calls have one receipt:
     attempts, tokens and cost of all of them, `queue_wait` and `provider_time` of the longest. A call that also served

@@ -214,7 +214,14 @@ class Lane:
             self._queue.put_nowait(ticket, retry_after=lambda: self._hint(request))
         if ticket.deadline is not None:
             ticket.alarm = self._clock.call_at(submitted + ticket.deadline, lambda: ticket.home.expire(ticket))
-        self._observer.observe(RequestQueued(request_id=request.request_id, model=self.model, priority=ticket.priority))
+        self._observer.observe(
+            RequestQueued(
+                request_id=request.request_id,
+                model=self.model,
+                priority=ticket.priority,
+                operation="chat" if self.call_room is None else "embeddings",
+            )
+        )
         self.door.came()
         self._pump.wake()
         return ticket
