@@ -24,6 +24,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Numeric]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Numeric]
 PositiveInt = Annotated[int, Field(ge=1), Numeric]
 Name = Annotated[str, Field(min_length=1)]
+Flag = Annotated[bool, Field(strict=True)]
 
 BUILT_IN_PROVIDERS = ("openai", "anthropic", "ollama", "llamacpp")
 
@@ -242,7 +243,7 @@ class ModelSettings(Settings):
     """Models to ask in turn when this one cannot answer: its attempts are used up, its breaker is open, its key is
     refused, or the prompt is too long for it. As a table, by kind of error; an empty list means none for that kind."""
 
-    embedding: EmbeddingSettings | bool = False
+    embedding: EmbeddingSettings | Flag = False
     """True for a model that makes vectors of texts, for `embed`; a table also says how much goes into one call."""
 
     def all_deployments(self) -> list[ModelSettings]:

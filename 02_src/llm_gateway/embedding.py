@@ -47,6 +47,8 @@ def checked(texts: Iterable[str]) -> list[str]:
     """Return the texts as a list. Raises InvalidRequestError for what every model refuses, by its place."""
     if isinstance(texts, str | bytes):
         raise InvalidRequestError("one text; give a list, [text].", field="texts", record=RECORD)
+    if not isinstance(texts, Iterable):
+        raise InvalidRequestError(f"{type(texts).__name__} is no list of texts.", field="texts", record=RECORD)
     found = list(texts)
     if not found:
         raise InvalidRequestError("empty; give at least one text.", field="texts", record=RECORD)

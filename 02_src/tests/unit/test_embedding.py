@@ -357,6 +357,7 @@ async def test_several_hosts_of_one_model_share_the_texts() -> None:
     ("texts", "says"),
     [
         ("one", r"^embed.texts: one text; give a list, \[text\]\.$"),
+        (None, r"^embed.texts: NoneType is no list of texts\.$"),
         ([], "^embed.texts: empty; give at least one text"),
         (["a", ""], r"^embed.texts\[1\]: empty; no model makes a vector of it"),
         (["a", 5], r"^embed.texts\[1\]: int is no text"),
@@ -384,3 +385,9 @@ def test_a_model_of_vectors_has_no_stand_in() -> None:
         ConfigurationError, match=r"^Configuration key models.e.fallbacks: the vectors of two embedding"
     ):
         load_config({"models": {"e": {**MODEL, "fallbacks": ["gpt-4o-mini"]}}})
+
+
+@pytest.mark.parametrize("wrong", ["yes", 1, {"max_input": 3}, {"max_inputs": 0}])
+def test_a_mark_that_is_none_is_refused(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"^Configuration key models\.e\.embedding"):
+        load_config({"models": {"e": {**MODEL, "embedding": wrong}}})
