@@ -24,6 +24,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Numeric]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Numeric]
 PositiveInt = Annotated[int, Field(ge=1), Numeric]
 Name = Annotated[str, Field(min_length=1)]
+Flag = Annotated[bool, Field(strict=True)]
 
 BUILT_IN_PROVIDERS = ("openai", "anthropic", "ollama", "llamacpp")
 
@@ -196,6 +197,15 @@ FallbackKind = Literal[
 StructuredOutput = Literal["native", "tool", "prompt"]
 
 
+class EmbeddingSettings(Settings):
+    """How many texts may go into one provider call."""
+
+    max_inputs: PositiveInt | None = None
+    """Texts. Default: 2048 for OpenAI and Azure, 512 for Ollama, 96 for all others."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of all texts together. Default: 300000 for OpenAI and Azure, 100000 for Ollama, 16000 for all others."""
+
+
 class FurtherDeployment(Settings):
     """Another deployment of the same model; what it leaves out is as in the model's own section."""
 
@@ -246,6 +256,9 @@ class ModelSettings(Settings):
     refused, or the prompt is too long for it. As a table, by kind of error; an empty list means none for that kind."""
     cache: bool = True
     """Keep this model's answers, where there is a section `[cache]`. A request's own `cache` goes first."""
+
+    embedding: EmbeddingSettings | Flag = False
+    """True for a model that makes vectors of texts, for `embed`; a table also says how much goes into one call."""
 
     def all_deployments(self) -> list[ModelSettings]:
         """Return the settings of each deployment, this section's own first."""
@@ -527,6 +540,11 @@ def _check_cache(config: GatewayConfig) -> None:
 def _check_names(config: GatewayConfig) -> None:
     """What names a model names one that is configured, and deployments of one model differ."""
     for name, model in config.models.items():
+        if model.embedding and model.fallbacks:
+            raise ConfigurationError(
+                f"Configuration key models.{name}.fallbacks: the vectors of two embedding models cannot be compared; "
+                "leave it out, or name further hosts of the same model under deployments."
+            )
         lists = {"": model.fallbacks} if isinstance(model.fallbacks, list) else model.fallbacks
         for kind, fallbacks in lists.items():
             for fallback in fallbacks:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from llm_gateway.models import LLMResponse
+    from llm_gateway.models import LLMResponse, Receipt
 
 
 class GatewayError(Exception):
@@ -161,6 +161,29 @@ class BatchError(GatewayError):
     def responses(self) -> list[LLMResponse]:
         """The answers alone, in request order."""
         return [outcome for outcome in self.outcomes if not isinstance(outcome, BaseException)]
+
+
+class EmbeddingError(GatewayError):
+    """Some texts of one `embed` got no vector. `vectors` holds those that came, None in the places of the others."""
+
+    kind = "embedding"
+
+    def __init__(
+        self,
+        errors: Mapping[int, BaseException],
+        *,
+        vectors: Sequence[list[float] | None],
+        receipt: Receipt,
+    ) -> None:
+        first = min(errors)
+        super().__init__(
+            f"{len(errors)} of {len(vectors)} texts failed; the first, texts[{first}], with "
+            f"{type(errors[first]).__name__}: {errors[first]} "
+            "The other vectors are in `.vectors`, all errors in `.errors`."
+        )
+        self.errors = dict(errors)  # by the place of the text
+        self.vectors = list(vectors)
+        self.receipt = receipt  # of the calls that brought the vectors
 
 
 class ProviderError(GatewayError):

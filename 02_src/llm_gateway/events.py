@@ -47,6 +47,7 @@ class RequestQueued(Event):
     request_id: str
     model: str
     priority: RequestPriority
+    operation: Literal["chat", "embeddings"] = "chat"  # what is asked of the model
 
 
 @event

@@ -18,11 +18,19 @@ from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.coalescing import Coalescing
 from llm_gateway.config import GatewayConfig, load_config
+from llm_gateway.embedding import Embedding, checked, question
 from llm_gateway.errors import BatchError, GatewayClosedError, GatewayError, InvalidRequestError
 from llm_gateway.events import Observer, Observers, ShutdownBegan, ShutdownEnded
 from llm_gateway.journal import Journal
 from llm_gateway.limits import Paces, budgets_of
-from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority, StreamDelta
+from llm_gateway.models import (
+    EmbeddingResponse,
+    LLMRequest,
+    LLMResponse,
+    ModelProvider,
+    RequestPriority,
+    StreamDelta,
+)
 from llm_gateway.pricing import price_of
 from llm_gateway.queue import Ticket
 from llm_gateway.retry import RetryPolicy, RetryQuota
@@ -176,6 +184,38 @@ class LLMGateway:
             ticket.home.discard(ticket)
             if call is not None:
                 await asyncio.wait((call,))
+
+    async def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        model: ModelProvider | str,
+        priority: RequestPriority | None = None,
+        agent: str | None = None,
+        deadline: float | None = None,
+        metadata: dict[str, Any] | None = None,
+        request_id: str | None = None,
+    ) -> EmbeddingResponse:
+        """Return the vectors of texts, in their order, from a model that the configuration marks with `embedding`.
+
+        Texts of all callers that wait for the model go together into one provider call, as many as it takes, the best
+        by the queue's order first; priority, fairness, limits, retries, budgets and the journal are those of requests.
+        Where the queue is full it waits for room, as `batch` does. Left out, priority and agent are inherited.
+
+        Raises InvalidRequestError before anything is sent, for a text that is empty or no text, by its place. Where
+        some texts fail and others do not, EmbeddingError has the vectors that came; where all do, the error itself is
+        raised, as by `request`. A rejected call is asked again in halves until the text at fault stands alone. After a
+        cancel the caller's texts are out of the queue; a call that others wait for goes on.
+        """
+        given = {"priority": priority, "agent": agent, "deadline": deadline, "metadata": metadata}
+        request = question(model, {**given, "request_id": request_id})
+        found = checked(texts)
+        lane = self._lane(request)
+        if lane.call_room is None:
+            reason = f"'{lane.model}' answers requests; ask a model that is configured with `embedding = true`."
+            raise InvalidRequestError(reason, field="model", record="embed")
+        with lent_slot():
+            return await Embedding(lane, lane.call_room, request, found, since=self._clock.now()).run()
 
     def job(self, path: Path | str | None, **options: Any) -> Job:
         """Return a bulk job whose state is the file `path`; None: a temporary one. Use it in `async with`.

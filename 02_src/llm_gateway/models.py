@@ -244,6 +244,20 @@ def _plain(parsed: Any) -> Any:
     return parsed.model_dump(mode="json") if isinstance(parsed, BaseModel) else parsed
 
 
+class EmbeddingRequest(LLMRequest):
+    """Texts of one caller that may go in one provider call: one user message for each.
+
+    `LLMGateway.embed` makes it; in the queue and in the journal it is a request like any other.
+    """
+
+    tokens: Count = 0  # of all texts, by estimate
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, in order."""
+        return [str(message.content) for message in self.messages]
+
+
 class TokenUsage(Record):
     """Tokens as the provider counted them. `input_tokens` includes the cached ones that the other fields detail."""
 
@@ -298,6 +312,21 @@ class LLMResponse(Record):
     finish_reason: str | None = None
     receipt: Receipt | None = None
     parsed: Annotated[Any, PlainSerializer(_plain)] = None
+
+
+class EmbeddingResponse(Record):
+    """The vectors of the texts of one `embed`: `vectors[n]` is that of text n.
+
+    `tokens_used` is None where the provider did not say. Texts that took several provider calls have one receipt:
+    attempts, tokens and cost of all of them, `queue_wait` and `provider_time` of the longest. A call that also served
+    others is one attempt of each, and its tokens and its cost are split by the length of the texts.
+    """
+
+    request_id: str
+    vectors: list[list[float]]
+    model: str = Field(default=...)
+    tokens_used: int | None = None
+    receipt: Receipt | None = None
 
 
 # --- the pieces of a streamed answer: dataclasses, since there may be thousands in one answer -----------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from llm_gateway.batching.asking import ASKER, Asker, Slot
+from llm_gateway.batching.together import Load, SharedCall
 from llm_gateway.budgets import Budgets
 from llm_gateway.clients.base import Completion
 from llm_gateway.clock import Clock
@@ -45,6 +46,11 @@ class Batch:
     batch_id: str
     tickets: list[Ticket] = field(default_factory=list)
     pending: set[Ticket] = field(default_factory=set)  # those whose calls have not begun
+    load: Load | None = None  # of the one call that answers all of them, where that is how the model is asked
+
+    def takes(self, ticket: Ticket) -> bool:
+        """Whether a ticket can go with those that are in it."""
+        return self.load is None or self.load.takes(ticket)
 
 
 class Calls:
@@ -113,6 +119,8 @@ class Calls:
     async def _run(self, batch: Batch, upstream: Upstream) -> None:
         from llm_gateway.clients.runnable import CallEach
 
+        shared = None if batch.load is None else self._share(batch, upstream)
+
         async def call(ticket: Ticket) -> None:
             batch.pending.discard(ticket)
             try:
@@ -121,13 +129,26 @@ class Calls:
                 else:
                     await self._call(ticket, batch.batch_id, upstream)
             finally:
-                self._on_slot(upstream)
+                if shared is None:
+                    self._on_slot(upstream)
 
-        for outcome in await CallEach(call).abatch(batch.tickets, return_exceptions=True):
+        try:
+            outcomes = await CallEach(call).abatch(batch.tickets, return_exceptions=True)
+        finally:
+            if shared is not None:
+                await shared.ended()
+        for outcome in outcomes:
             if isinstance(outcome, Exception):
                 # Its caller has it too; but a bug must also reach whoever watches the loop.
                 context = {"message": "a call of the gateway met a bug", "exception": outcome}
                 asyncio.get_running_loop().call_exception_handler(context)
+
+    def _share(self, batch: Batch, upstream: Upstream) -> SharedCall:
+        """Let one call answer a batch. It has one slot, until all of it has ended."""
+        shared = SharedCall(upstream.client, batch.tickets)
+        for ticket in batch.tickets:
+            ticket.together = shared
+        return shared
 
     def _batch_ended(self, batch: Batch, upstream: Upstream, task: asyncio.Task[None]) -> None:
         """Settle what is left of a batch; also of one that was cancelled before its task took the first step."""
@@ -135,8 +156,11 @@ class Calls:
         for ticket in batch.pending:
             self._unsent(ticket, upstream)
             self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT))
-            self._on_slot(upstream)
+            if batch.load is None:
+                self._on_slot(upstream)
         batch.pending.clear()
+        if batch.load is not None:
+            self._on_slot(upstream)
         if not task.cancelled() and (bug := task.exception()) is not None:
             context = {"message": "a batch of the gateway failed", "exception": bug, "task": task}
             task.get_loop().call_exception_handler(context)
@@ -183,7 +207,9 @@ class Calls:
 
     async def _attempt(self, ticket: Ticket, upstream: Upstream) -> None:
         try:
-            if ticket.pieces is None:
+            if ticket.together is not None:
+                completion = await ticket.together.answer(ticket)
+            elif ticket.pieces is None:
                 completion = await upstream.client.generate(ticket.request)
             else:
                 completion = await self._stream(ticket, ticket.pieces, upstream)
@@ -193,8 +219,10 @@ class Calls:
             self._outcomes.refused(ticket, error)
         else:
             now = self._clock.now()
-            upstream.note_call(ticket.end_attempt(now))
-            upstream.note_success(ticket, now)
+            took = ticket.end_attempt(now)
+            if not ticket.echo:
+                upstream.note_call(took)
+                upstream.note_success(ticket, now)
             reading = None
             if ticket.form is not None and not completion.tool_calls:  # a call of a tool is no answer yet
                 reading = reading_of(completion, ticket.form)
@@ -234,6 +262,8 @@ class Calls:
         actual = grant[0].cost
         if usage is not None:
             actual = self._estimator.charged(ticket.request, usage, upstream.charge, max_tokens=upstream.max_tokens)
+            if ticket.together is not None:
+                actual = actual._replace(requests=grant[0].cost.requests)  # of the call, one ticket has paid for all
             if ticket.estimate is not None:
                 self._estimator.learn(ticket.request, ticket.estimate, usage)
         standings = read_standings(completion.headers) if completion.headers else {}
@@ -243,10 +273,15 @@ class Calls:
     def _after_failure(self, ticket: Ticket, error: ProviderError, upstream: Upstream) -> None:
         now = self._clock.now()
         took = ticket.end_attempt(now)
-        upstream.note_failure(ticket, error, now)
+        if not ticket.echo:
+            upstream.note_failure(ticket, error, now)
         self._give_back(ticket, error)
         self._outcomes.failed(ticket, error, took, upstream)
-        if isinstance(error, RateLimitError):
+        if ticket.parted and not (ticket.ended or self._is_cancelled):
+            self._outcomes.again(ticket, error, 0.0)
+            self._queue.put_back(ticket, not_before=now)
+            return
+        if isinstance(error, RateLimitError) and not ticket.echo:
             self._throttled(ticket, error, upstream, now)
         elif is_of_deployment(error):
             ticket.barred |= {upstream.label}
@@ -299,9 +334,11 @@ class Calls:
         """Give back the permits and the money of a call that will not be made."""
         now = self._clock.now()
         upstream.abandon(ticket, now)
-        if ticket.grant is not None:
+        if ticket.grant is not None and ticket.together is not None:
+            upstream.pace.keep(ticket.grant)  # it may be the one that paid for a call that others wait for
+        elif ticket.grant is not None:
             upstream.pace.refund(ticket.grant, now)
-            ticket.grant = None
+        ticket.grant = None
         if ticket.hold is not None and self._budgets is not None:
             self._budgets.release(ticket.hold)
             ticket.hold = None

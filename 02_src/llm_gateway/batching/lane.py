@@ -12,6 +12,7 @@ from llm_gateway.batching.asking import inherited
 from llm_gateway.batching.calls import NEVER_SENT, Calls, FallBack
 from llm_gateway.batching.door import Door
 from llm_gateway.batching.pump import Pump
+from llm_gateway.batching.together import room_of, size_of
 from llm_gateway.budgets import Budgets
 from llm_gateway.clock import Clock
 from llm_gateway.config import BatchingSettings
@@ -54,6 +55,7 @@ class Lane:
     ) -> None:
         self.model = outcomes.model
         self.upstreams = upstreams
+        self.call_room = room_of(upstreams)  # None: each ticket is a call of its own
         self._spread = Spread(upstreams)
         self._outcomes = outcomes
         self._estimator = estimator
@@ -83,6 +85,7 @@ class Lane:
             self._calls,
             outcomes,
             settings=settings,
+            room=self.call_room,
             fall_back=fall_back,
             estimator=estimator,
             budgets=budgets,
@@ -216,7 +219,14 @@ class Lane:
             self._queue.put_nowait(ticket, retry_after=lambda: self._hint(request))
         if ticket.deadline is not None:
             ticket.alarm = self._clock.call_at(submitted + ticket.deadline, lambda: ticket.home.expire(ticket))
-        self._observer.observe(RequestQueued(request_id=request.request_id, model=self.model, priority=ticket.priority))
+        self._observer.observe(
+            RequestQueued(
+                request_id=request.request_id,
+                model=self.model,
+                priority=ticket.priority,
+                operation="chat" if self.call_room is None else "embeddings",
+            )
+        )
         self.door.came()
         self._pump.wake()
         return ticket
@@ -315,7 +325,7 @@ class Lane:
             if refusal is not None:
                 raise refusal
         if ticket.estimate is None:
-            ticket.cost = rough_cost(ticket.request)
+            ticket.cost = rough_cost(ticket.request) if self.call_room is None else float(size_of(ticket)[1])
 
     def _accept(self, ticket: Ticket) -> None:
         self._queue.accept(ticket)

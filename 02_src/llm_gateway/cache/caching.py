@@ -15,6 +15,7 @@ from llm_gateway.batching import Lane, inherited
 from llm_gateway.cache.answers import Answers
 from llm_gateway.cache.entries import KeptAnswer, kept_of
 from llm_gateway.clients.base import Deployment
+from llm_gateway.clients.telling import told
 from llm_gateway.clock import Clock
 from llm_gateway.coalescing import Coalescing, canonical, fingerprint
 from llm_gateway.config import CacheSettings
@@ -29,7 +30,7 @@ AT_ONCE = 1000  # requests of a batch that are taken in before others on the loo
 OF_THE_MODEL = ("provider", "model", "max_tokens", "context", "options", "structured_output")
 OF_THE_ENDPOINT = ("kind", "base_url")
 NOT_OF_THE_MODEL = (
-    *("max_concurrency", "price", "limits", "weight", "cache"),
+    *("max_concurrency", "price", "limits", "weight", "cache", "embedding"),
     *("deployments", "fallbacks"),  # each deployment is part of the key; what a fallback answers is not kept
 )
 NOT_OF_THE_ENDPOINT = (
@@ -191,7 +192,7 @@ class Caching:
                 saved_usd=kept.cost_usd,
                 finish_reason=kept.finish_reason,
                 metadata=request.metadata,
-                prompt=[each.model_dump(exclude_none=True) for each in request.messages] if self._with_text else None,
+                prompt=[told(each) for each in request.messages] if self._with_text else None,
                 answer=kept.content if self._with_text else None,
             )
         )

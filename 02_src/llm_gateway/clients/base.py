@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +19,7 @@ class Completion:
     finish_reason: str | None = None
     usage: TokenUsage | None = None
     headers: Mapping[str, str] = field(default_factory=dict)  # of the HTTP answer, as far as they tell of limits
+    vectors: Sequence[list[float]] | None = None  # of the texts of an EmbeddingRequest, in their order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,6 +137,7 @@ class LangChainClient:
         self._ask = generated if lean else invoked
         self._model = model
         self._dialect = dialect
+        self._name = deployment.name
         self._failures = Failures(deployment, wired=dialect.wired)
         self._profile: dict[str, Any] = dict(model.profile or {})
         self._way = deployment.settings.structured_output
@@ -146,7 +147,7 @@ class LangChainClient:
         """Raise InvalidRequestError for what the model's profile or its provider's API is known to refuse."""
         sendable.check(request, json_only=self._dialect.wired)
         request, _ = self._shaped(request)
-        check_profile(request, self._profile)
+        check_profile(request, self._profile, self._name)
         self._check_pictures(request)
         self._dialect.check(request, self._profile)
 
@@ -266,13 +267,13 @@ class LangChainClient:
             await lease.aclose()
 
 
-def check_profile(request: LLMRequest, profile: dict[str, Any]) -> None:
-    """Raise InvalidRequestError for content and a forced choice that a model's profile explicitly denies.
+def check_profile(request: LLMRequest, profile: dict[str, Any], model: str) -> None:
+    """Raise InvalidRequestError for content and a forced choice that the profile of `model` explicitly denies.
 
     What profiles say of tools and schemas is wrong for some models; there the provider's own refusal counts.
     """
     if any(not isinstance(message.content, str) for message in request.messages):
-        blocks.check(request.messages, profile)
+        blocks.check(request.messages, profile, model)
     if request.tool_choice not in {None, "auto", "none"} and profile.get("tool_choice") is False:
         refuse("tool_choice", f"this model cannot be forced ('{request.tool_choice}'); use 'auto' or another model.")
 

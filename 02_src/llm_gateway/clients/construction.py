@@ -89,8 +89,9 @@ def constructing(deployment: Deployment) -> Iterator[None]:
         raise ConfigurationError(f"{where}.{option}: {_words(problem['msg'], redact)}.") from None
     except Exception as error:  # noqa: BLE001 - a partner package may raise anything here
         kind, words = deployment.endpoint.kind, _words(str(error), redact)
+        what = "embedding" if deployment.settings.embedding else "chat"
         raise ConfigurationError(
-            f"{where}: the chat model of '{kind}' cannot be set up: {type(error).__name__}: {words}."
+            f"{where}: the {what} model of '{kind}' cannot be set up: {type(error).__name__}: {words}."
         ) from None
 
 

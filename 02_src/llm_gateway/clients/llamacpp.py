@@ -166,7 +166,7 @@ class LlamaCppClient:
         """Raise InvalidRequestError for what cannot be sent; nothing else is known of a file."""
         sendable.check(request)
         shaped(request, self._deployment.settings.structured_output or "native")
-        check_profile(request, {})
+        check_profile(request, {}, self._deployment.name)
 
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Make one call, after loading the model if need be. Raises ProviderError."""

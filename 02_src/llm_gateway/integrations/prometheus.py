@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from threading import Thread
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +32,7 @@ except ImportError:
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+MOST_BUDGETS = 200  # that have series; each agent may have one
 OTHER = "other"  # the agents beyond those that have series of their own
 _DeploymentStanding = tuple[tuple[str, str], Mapping[str, Any]]
 PATIENCE = 1.0  # seconds that a scrape waits for a busy event loop to say where its limits stand
@@ -263,8 +265,27 @@ class _Standing(Collector):
         if "cache" in stats:
             yield _cache_metric(stats["cache"])
         standings = list(_by_deployment(self.gateway, stats.get("pace", {})))
+        yield from self._budgets(stats.get("budgets", {}))
         yield from self._openness(standings)
         yield from self._limits(standings)
+
+    def _budgets(self, accounts: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+        """Yield what became of every budget that was touched."""
+        spent = GaugeMetricFamily("llm_gateway_budget_spent_dollars", "US dollars that were spent.", labels=["budget"])
+        reserved = GaugeMetricFamily(
+            "llm_gateway_budget_reserved_dollars",
+            "US dollars that the calls under way may cost at worst.",
+            labels=["budget"],
+        )
+        left = GaugeMetricFamily(
+            "llm_gateway_budget_left_dollars",
+            "US dollars that may still be spent, beside those that are reserved.",
+            labels=["budget"],
+        )
+        for name in islice(accounts, MOST_BUDGETS):
+            for family, figure in ((spent, "spent"), (reserved, "reserved"), (left, "left")):
+                family.add_metric([name], accounts[name][figure])
+        yield from (spent, reserved, left)
 
     def _openness(self, standings: Sequence[_DeploymentStanding]) -> Iterator[Metric]:
         """Yield what keeps calls from beginning at all."""

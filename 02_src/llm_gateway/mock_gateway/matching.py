@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from llm_gateway.mock_gateway.responses import Match, Rule
-from llm_gateway.models import LLMMessage, LLMRequest
+from llm_gateway.models import EmbeddingRequest, LLMMessage, LLMRequest
 from llm_gateway.queue import asked_at_first
 
 COMPARED = 500  # characters of a text that are compared, since likeness takes quadratic time
@@ -52,10 +52,12 @@ def text_of(message: LLMMessage) -> str:
 
 
 def last_text(request: LLMRequest) -> str:
-    """Return the last message of role "user"; empty if there is none.
+    """Return the last message of role "user", of texts to embed all of them; empty if there is none.
 
     What the gateway says of an answer that does not fit its format is left out: such a call asks the same again.
     """
+    if isinstance(request, EmbeddingRequest):
+        return "\n".join(request.texts)
     messages = asked_at_first(request.messages)
     return next((text_of(each) for each in reversed(messages) if each.role == "user"), "")
 

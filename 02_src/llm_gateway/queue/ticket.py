@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from llm_gateway.answers import AnswerForm
 from llm_gateway.budgets import Hold
+from llm_gateway.clients.base import Completion
 from llm_gateway.clock import Timer
 from llm_gateway.config import Charge
 from llm_gateway.errors import ProviderError
@@ -43,6 +45,13 @@ class Home(Protocol):
         """Take it out of the queue, for another lane."""
 
 
+class Together(Protocol):
+    """The one call that answers several tickets, as far as a ticket cares."""
+
+    async def answer(self, ticket: Ticket, /) -> Completion:
+        """Return what the call has for a ticket. Raises what the call raises."""
+
+
 class Ticket:
     """A request from its submission until its reply is settled. Instants in seconds.
 
@@ -74,6 +83,11 @@ class Ticket:
     batch_id: str | None = None  # of the last call
     pieces: Pieces | None = None  # of an answer that is streamed
     time_to_first_token: float | None = None  # from the beginning of the call that is streamed
+    together: Together | None = None  # the call that answers it and others, of a lane of embeddings
+    vectors: Sequence[list[float]] | None = None  # what such a call had for it
+    party: object = None  # of those that a rejected call was parted into: only they go together
+    parted: bool = False  # its call was rejected, and the fault may be another's
+    echo: bool = False  # another ticket of its call has told the deployment how that ended
     call: asyncio.Task[object] | None = None  # while in flight
     alarm: Timer | None = None  # rings at the deadline
     place: int = -1  # in the order of submission

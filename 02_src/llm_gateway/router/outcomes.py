@@ -7,6 +7,7 @@ from random import Random
 
 from llm_gateway.answers import Reading
 from llm_gateway.clients.base import Completion
+from llm_gateway.clients.telling import told
 from llm_gateway.clock import Clock
 from llm_gateway.errors import GatewayError, InvalidAnswerError, ProviderError, RateLimitError
 from llm_gateway.events import AttemptFailed, Observer, RequestDone, RetryScheduled
@@ -162,19 +163,23 @@ class Outcomes:
             wait = self.policy.delay(ticket.failures, error, draw=draw)
             if wait is None and is_of_deployment(error) and elsewhere and ticket.failures < self.policy.max_attempts:
                 wait = 0.0
-            elif wait is not None and not upstream.quota.take(error):
+            elif wait is not None and not ticket.echo and not upstream.quota.take(error):
                 wait = None
         if wait is not None:
-            self.observer.observe(
-                RetryScheduled(
-                    request_id=ticket.request.request_id,
-                    model=self.model,
-                    attempt=ticket.attempts,
-                    wait=wait,
-                    kind=error.kind,
-                )
-            )
+            self.again(ticket, error, wait)
         return wait
+
+    def again(self, ticket: Ticket, error: ProviderError, wait: float) -> None:
+        """Note that another attempt follows in `wait` seconds."""
+        self.observer.observe(
+            RetryScheduled(
+                request_id=ticket.request.request_id,
+                model=self.model,
+                attempt=ticket.attempts,
+                wait=wait,
+                kind=error.kind,
+            )
+        )
 
     def refused(self, ticket: Ticket, error: BaseException) -> None:
         """Give the caller an error, caused by that of the last attempt; there will be no further one."""
@@ -218,9 +223,7 @@ class Outcomes:
                 cost_usd=receipt.cost_usd if receipt else None,
                 finish_reason=response.finish_reason if response else None,
                 metadata=request.metadata,
-                prompt=[message.model_dump(exclude_none=True) for message in request.messages]
-                if self.with_text
-                else None,
+                prompt=[told(message) for message in request.messages] if self.with_text else None,
                 answer=paid.content if paid and self.with_text else None,
             )
         )

@@ -195,7 +195,7 @@ def provider(call: Call) -> Reply:
         return Reply(text=f"It is {result}.")
     if call.body.get("tools"):
         return Reply(tool_calls=(ToolCall(name="get_weather", args={"city": "Oslo"}),))
-    return Reply(text=ANSWERS.get(last["content"], "That is a good question."))
+    return Reply(text=ANSWERS.get(str(last["content"]), "That is a good question."))
 
 
 def tool_result(message: dict[str, Any]) -> str | None:

@@ -276,3 +276,16 @@ def test_a_gateway_goes_on_in_another_loop_and_leaves_no_connection_behind(serve
 def connections(server: RedisServer) -> int:
     with server.client() as client:
         return len(client.client_list())
+
+
+async def test_texts_of_many_callers_share_calls_and_slots_also_where_limits_are_shared(
+    server: RedisServer, emulator: Emulator
+) -> None:
+    model = {"provider": "openai", "model": "text-embedding-3-small", "embedding": True, "max_concurrency": 1}
+    given = config(emulator, server.url) | {"models": {"e": {**model, "limits": {"rpm": 60_000}}}}
+    async with LLMGateway(given) as gateway:
+        answers = await asyncio.gather(*(gateway.embed([f"text {n}"], model="e") for n in range(40)))
+    assert len({tuple(answer.vectors[0]) for answer in answers}) > 1
+    sizes = [len(call.body["input"]) for call in emulator.ledger]
+    assert sum(sizes) == 40
+    assert max(sizes) > 1  # one slot, and several callers in it

@@ -52,7 +52,7 @@ def test_what_a_model_is_known_to_refuse_costs_no_call(
 
 @pytest.mark.parametrize("kind", ["image", "image_url"])
 def test_a_picture_for_a_model_without_eyes_is_refused(kind: str) -> None:
-    with pytest.raises(InvalidRequestError, match=r"messages\[1\]\.content\[1\]: a block of type 'image"):
+    with pytest.raises(InvalidRequestError, match=r"messages\[1\]\.content\[1\]: 'm' takes no block of type 'image"):
         client("openai", model="o3-mini").check(request(said("system", "s"), block(kind)))
     client("openai", model="gpt-4o").check(request(block(kind)))
 

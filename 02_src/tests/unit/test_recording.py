@@ -254,3 +254,9 @@ async def test_assertions_tell_the_order_and_the_fields_of_what_was_sent() -> No
             mock.assert_sent(max_tokens=7)
         with pytest.raises(AttributeError, match="max_token"):
             mock.assert_sent(max_token=7)
+
+
+async def test_vectors_are_not_recorded_and_that_is_said_at_once(tmp_path: Path) -> None:
+    config = {"models": {"e": {"provider": "ollama", "model": "nomic-embed-text", "embedding": True}}}
+    with pytest.raises(ConfigurationError, match=r"^The model 'e' makes vectors, and those are not recorded; use the"):
+        await gateway(tmp_path, config=config, record=True).embed(["a"], model="e")

@@ -16,13 +16,19 @@ from aiohttp import web
 from fakes.emulator.anthropic import Anthropic
 from fakes.emulator.dialect import Dialect, estimated_input, usage_of
 from fakes.emulator.limits import Limits, Meter, Refusal
-from fakes.emulator.ollama import Ollama
-from fakes.emulator.openai import OpenAI
+from fakes.emulator.ollama import Ollama, OllamaVectors
+from fakes.emulator.openai import OpenAI, OpenAIVectors
 from fakes.emulator.script import Call, Reply
 from fakes.emulator.wire import JSON_TYPE, send
 
 OPENAI, ANTHROPIC, OLLAMA = OpenAI(), Anthropic(), Ollama()
-CHATS: dict[str, Dialect] = {"/v1/chat/completions": OPENAI, "/v1/messages": ANTHROPIC, "/api/chat": OLLAMA}
+CHATS: dict[str, Dialect] = {
+    "/v1/chat/completions": OPENAI,
+    "/v1/messages": ANTHROPIC,
+    "/api/chat": OLLAMA,
+    "/v1/embeddings": OpenAIVectors(),
+    "/api/embed": OllamaVectors(),
+}
 LISTS: dict[str, Dialect] = {"/v1/models": OPENAI, "/api/tags": OLLAMA}
 SHORTEST_GRACE = 0.01  # seconds; aiohttp takes 0 for "wait for ever"
 
