@@ -14,7 +14,7 @@ from llm_gateway.errors import DeadlineExceededError
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider
 from llm_gateway.queue import Ticket
 
-NOT_OF_THE_ANSWER = {"request_id", "priority", "agent", "deadline", "metadata"}
+NOT_OF_THE_ANSWER = {"request_id", "priority", "agent", "deadline", "metadata", "lane"}
 
 
 def fingerprint(request: LLMRequest) -> str:

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from llm_gateway.errors import InvalidRequestError
+from llm_gateway.price_lanes import LaneChoice, PriceLane
 from llm_gateway.sentences import no_boolean, sentence_of, shown
 
 Numeric = BeforeValidator(no_boolean)
@@ -190,7 +191,9 @@ class LLMRequest(Record):
     that refuse it. `max_tokens` None means the model's configured default. `deadline` is in seconds from submission:
     after it the caller gets `DeadlineExceededError` and nothing more is sent. `agent` names who asks, `metadata` is
     written to the journal with the request. `response_format` is a JSON schema that the answer's text must follow,
-    enforced by the provider. `tool_choice` is "auto", "any" (some tool), "none", or a tool's name.
+    enforced by the provider. `tool_choice` is "auto", "any" (some tool), "none", or a tool's name. `lane` is the price
+    lane: "standard", "flex" (later, at half the price), or "auto" (flex where the request is LOW and the model has it);
+    None means the model's configured one.
     """
 
     model: ModelProvider | str
@@ -206,6 +209,7 @@ class LLMRequest(Record):
     tool_choice: str | None = None
     response_format: dict[str, Any] | None = None
     metadata: dict[str, JsonValue] | None = None
+    lane: LaneChoice | None = None
 
     @field_validator("model", mode="before")
     @classmethod
@@ -255,7 +259,7 @@ class Receipt(Record):
     reserved_tokens: int | None = None  # None: no limit asked for a reservation
     cost_usd: float | None = None  # None: the price or the usage is unknown
     time_to_first_token: float | None = None  # from the beginning of the call; None: the answer was not streamed
-    price_lane: Literal["standard", "flex", "batch"] = "standard"
+    price_lane: PriceLane = "standard"
     cached: bool = False
     coalesced: bool = False  # another caller's call answered this one too; the cost stands in that one's receipt
 

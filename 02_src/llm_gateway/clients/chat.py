@@ -183,7 +183,8 @@ class LangChainClient:
             if recovered is None:
                 raise
             return recovered
-        return completion_of(message, needs_reason=self._dialect.ends_with_reason)
+        completion = completion_of(message, needs_reason=self._dialect.ends_with_reason)
+        return completion if request.lane != "flex" else as_served(completion, message)
 
     async def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
         """Make one provider call: yield the pieces of the answer, and at last the whole. Raises ProviderError."""
@@ -202,6 +203,8 @@ class LangChainClient:
                 yield delta
             whole = assembly.message(self._dialect.streamed_usage(assembly))
             completion = completion_of(whole, needs_reason=self._dialect.ends_with_reason)
+            if request.lane == "flex":
+                completion = as_served(completion, whole)
         except Exception as error:  # noqa: BLE001 - whatever it is, `translate` has a name for it
             let_go(error)
             recovered = self._dialect.recover(error)
@@ -238,6 +241,12 @@ class LangChainClient:
         """Leave what is shared; it is closed after its last user. Safe to call twice."""
         for lease in self._leases:
             await lease.aclose()
+
+
+def as_served(completion: Completion, message: AIMessage) -> Completion:
+    """Note that a call of the flex lane was served in another one, where the answer says so."""
+    tier = message.response_metadata.get("service_tier")
+    return replace(completion, price_lane="standard") if tier not in {None, "flex"} else completion
 
 
 def check_profile(request: LLMRequest, profile: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from llm_gateway.clients.schemas import closed
 from llm_gateway.clients.text import readable
 from llm_gateway.clients.transport import PoolLease, Pools, httpx2_options
 from llm_gateway.models import LLMRequest
+from llm_gateway.price_lanes import FLEX_SECONDS
 
 OURS = frozenset({
     "model", "model_name", "base_url", "openai_api_base", "api_key", "openai_api_key", "max_retries", "timeout",
@@ -110,11 +111,19 @@ def _is_plain_answer(message: Any) -> bool:
 
 
 class OpenAIDialect(PlainDialect):
-    """OpenAI's chat completions and responses."""
+    """OpenAI's chat completions and responses.
+
+    `timeout` is that of the endpoint, in seconds; calls of the flex lane get more.
+    """
+
+    def __init__(self, timeout: float = FLEX_SECONDS) -> None:
+        self._timeout = max(timeout, FLEX_SECONDS)
 
     def arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Close the objects of a schema, as strict mode demands."""
         arguments = super().arguments(request, model)
+        if request.lane == "flex":
+            arguments |= {"service_tier": "flex", "timeout": self._timeout}
         if request.response_format is not None:
             form = arguments["response_format"]["json_schema"]
             form["schema"] = closed(form["schema"])
@@ -202,4 +211,4 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
         headers = {"authorization": f"Bearer {key}"} | http.sdk_headers(sdk.default_headers)
         target = http.Target(url, headers, too_long=lean.TOO_LONG).varied({}, sdk.default_query)
         model._lean = model.async_client = lean.Completions(leases[0].client, target)  # noqa: SLF001 - our own subclass
-    return LangChainClient(model, deployment, OpenAIDialect(), leases=leases, lean=is_lean)
+    return LangChainClient(model, deployment, OpenAIDialect(endpoint.timeout), leases=leases, lean=is_lean)

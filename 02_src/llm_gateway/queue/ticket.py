@@ -11,6 +11,7 @@ from llm_gateway.config import Charge
 from llm_gateway.errors import ProviderError
 from llm_gateway.limits import Grant
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.price_lanes import LaneChoice, PriceLane
 from llm_gateway.queue.pieces import Pieces
 from llm_gateway.tokens import Estimate
 
@@ -79,6 +80,9 @@ class Ticket:
     delayed: bool = False  # in the queue, but it may not go yet
     calling: bool = False  # in the provider's hands
     last_error: ProviderError | None = None  # of the attempt that failed last
+    wanted: LaneChoice | None = None  # its price lane; None: the standard one
+    price_lane: PriceLane = "standard"  # of the last call
+    left_flex: bool = False  # the flex lane had no room for it, or took too long
     ended: bool = False  # answered, refused, or its caller has left
 
     def __init__(

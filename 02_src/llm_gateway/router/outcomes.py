@@ -10,6 +10,7 @@ from llm_gateway.clock import Clock
 from llm_gateway.errors import GatewayError, ProviderError, RateLimitError
 from llm_gateway.events import AttemptFailed, Observer, RequestDone, RetryScheduled
 from llm_gateway.models import LLMResponse, Receipt
+from llm_gateway.price_lanes import PRICE_SHARES
 from llm_gateway.queue import Ticket
 from llm_gateway.retry import RetryPolicy
 from llm_gateway.router.upstream import Upstream, is_of_deployment
@@ -31,6 +32,10 @@ class Outcomes:
         """Give the caller its response, with the receipt. Return the cost in US dollars, None if it is unknown."""
         usage = completion.usage
         cost = None if usage is None else upstream.price.cost(usage)
+        price_lane = ticket.price_lane
+        if price_lane != "standard":
+            price_lane = completion.price_lane or price_lane
+            cost = None if cost is None else cost * PRICE_SHARES[price_lane]
         if ticket.ended:  # its deadline passed at this very moment
             return cost
         receipt = Receipt.trusted(
@@ -42,7 +47,7 @@ class Outcomes:
             reserved_tokens=round(ticket.estimate.cost.tokens) if ticket.estimate and ticket.grant else None,
             cost_usd=cost,
             time_to_first_token=ticket.time_to_first_token,
-            price_lane="standard",
+            price_lane=price_lane,
             cached=False,
             coalesced=False,
         )
@@ -110,6 +115,19 @@ class Outcomes:
                 )
             )
         return wait
+
+    def left_flex(self, ticket: Ticket, error: ProviderError) -> None:
+        """Note that a request goes on in the standard lane, at once and without a loss of attempts."""
+        ticket.left_flex = True
+        self.observer.observe(
+            RetryScheduled(
+                request_id=ticket.request.request_id,
+                model=self.model,
+                attempt=ticket.attempts,
+                wait=0.0,
+                kind=error.kind,
+            )
+        )
 
     def refused(self, ticket: Ticket, error: BaseException) -> None:
         """Give the caller an error, caused by that of the last attempt; there will be no further one."""
