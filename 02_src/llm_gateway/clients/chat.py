@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -20,6 +20,9 @@ from llm_gateway.clients.streaming import Assembly, let_go, unwind
 from llm_gateway.clients.transport import Exchange, Lease, exchange
 from llm_gateway.errors import InvalidRequestError
 from llm_gateway.models import LLMRequest, StreamDelta
+
+if TYPE_CHECKING:
+    from llm_gateway.clients.batches import BatchClient
 
 LONGEST_WORDS = 120  # characters of what a package says of a malformed block; it may quote the block
 
@@ -111,7 +114,8 @@ class LangChainClient:
     """ChatClient over one LangChain chat model.
 
     `leases` are what it shares with others (connections, a local server); it leaves them when it is closed. `lean`
-    calls the model without what LangChain does for handlers and tracers, where there are none.
+    calls the model without what LangChain does for handlers and tracers, where there are none. `batches` makes the
+    client of its provider's batches.
     """
 
     def __init__(
@@ -122,11 +126,13 @@ class LangChainClient:
         *,
         leases: Sequence[Lease] = (),
         lean: bool = False,
+        batches: Callable[[LangChainClient], BatchClient] | None = None,
     ) -> None:
+        self._batches = batches
         self._ask = generated if lean else invoked
-        self._model = model
+        self.model = model
         self._dialect = dialect
-        self._failures = Failures(deployment, wired=dialect.wired)
+        self.failures = Failures(deployment, wired=dialect.wired)
         self._profile: dict[str, Any] = dict(model.profile or {})
         self._leases = leases
 
@@ -145,7 +151,7 @@ class LangChainClient:
             if all(block.get("type") == "text" for block in message.content):
                 continue
             try:
-                self._dialect.rehearse(langchain_messages([message]), self._model)
+                self._dialect.rehearse(langchain_messages([message]), self.model)
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 words = f"{type(error).__name__}: {str(error)[:LONGEST_WORDS]}".rstrip(".")
                 refuse(f"messages[{number}].content", f"a content block is malformed ({words}).")
@@ -163,28 +169,37 @@ class LangChainClient:
         except Exception as error:
             if task and task.cancelling() > cancels:
                 raise asyncio.CancelledError from error  # whoever swallowed it below, the caller asked for it
-            failure, cause = self._failures.translate(error, seen, request.request_id)
+            failure, cause = self.failures.translate(error, seen, request.request_id)
         finally:
             exchange.reset(token)
         raise failure from cause  # outside `except`: an error that holds the key must not be its context either
 
-    def _arguments(self, request: LLMRequest) -> dict[str, Any]:
-        arguments = self._dialect.arguments(request, self._model)
+    def batch_client(self) -> BatchClient | None:
+        """Return the client of the provider's batches, None where it has none. It lives as long as this one."""
+        return self._batches(self) if self._batches is not None else None
+
+    def arguments(self, request: LLMRequest) -> dict[str, Any]:
+        """Return the arguments of the model's `ainvoke` for this request."""
+        arguments = self._dialect.arguments(request, self.model)
         if request.tools:
-            arguments |= self._dialect.tool_arguments(request, self._model)
+            arguments |= self._dialect.tool_arguments(request, self.model)
         return arguments
 
     async def _call(self, request: LLMRequest) -> Completion:
-        arguments = self._arguments(request)
+        arguments = self.arguments(request)
         try:
-            message = await self._ask(self._model, langchain_messages(request.messages), arguments)
+            message = await self._ask(self.model, langchain_messages(request.messages), arguments)
         except Exception as error:
             recovered = self._dialect.recover(error)
             if recovered is None:
                 raise
             return recovered
-        completion = completion_of(message, needs_reason=self._dialect.ends_with_reason)
+        completion = self.completion(message)
         return completion if request.lane != "flex" else as_served(completion, message)
+
+    def completion(self, message: AIMessage) -> Completion:
+        """Read an answer. Raises UnreadableAnswerError."""
+        return completion_of(message, needs_reason=self._dialect.ends_with_reason)
 
     async def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
         """Make one provider call: yield the pieces of the answer, and at last the whole. Raises ProviderError."""
@@ -202,14 +217,14 @@ class LangChainClient:
             for delta in assembly.rest():
                 yield delta
             whole = assembly.message(self._dialect.streamed_usage(assembly))
-            completion = completion_of(whole, needs_reason=self._dialect.ends_with_reason)
+            completion = self.completion(whole)
             if request.lane == "flex":
                 completion = as_served(completion, whole)
         except Exception as error:  # noqa: BLE001 - whatever it is, `translate` has a name for it
             let_go(error)
             recovered = self._dialect.recover(error)
             if recovered is None:
-                failure, cause = self._failures.translate(error, seen, request.request_id)
+                failure, cause = self.failures.translate(error, seen, request.request_id)
             else:
                 completion = recovered
         if failure is not None:
@@ -218,8 +233,8 @@ class LangChainClient:
 
     async def _chunks(self, request: LLMRequest, seen: Exchange) -> AsyncIterator[AIMessage]:
         """Yield what LangChain streams."""
-        arguments = self._dialect.streaming(self._arguments(request), self._model)
-        stream = self._model.astream(langchain_messages(request.messages), QUIET, **arguments)
+        arguments = self._dialect.streaming(self.arguments(request), self.model)
+        stream = self.model.astream(langchain_messages(request.messages), QUIET, **arguments)
         try:
             while True:
                 token = exchange.set(seen)  # for each step anew: between two of them this is somebody else's context

@@ -12,6 +12,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr
 
 from llm_gateway.clients.base import Completion, Deployment
+from llm_gateway.clients.batches.openai import OpenAIBatches
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
 from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
 from llm_gateway.clients.lean import http, seams
@@ -211,4 +212,6 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
         headers = {"authorization": f"Bearer {key}"} | http.sdk_headers(sdk.default_headers)
         target = http.Target(url, headers, too_long=lean.TOO_LONG).varied({}, sdk.default_query)
         model._lean = model.async_client = lean.Completions(leases[0].client, target)  # noqa: SLF001 - our own subclass
-    return LangChainClient(model, deployment, OpenAIDialect(endpoint.timeout), leases=leases, lean=is_lean)
+    return LangChainClient(
+        model, deployment, OpenAIDialect(endpoint.timeout), leases=leases, lean=is_lean, batches=OpenAIBatches
+    )

@@ -41,7 +41,7 @@ async def answered(provider: FakeProvider, request: LLMRequest, lane: LaneChoice
         return await gateway.request(request)
 
 
-def told(response: LLMResponse) -> tuple[str, float | None, int]:
+def told(response: LLMResponse) -> tuple[Any, ...]:
     receipt = response.receipt
     assert receipt is not None
     return receipt.price_lane, receipt.cost_usd, receipt.attempts
