@@ -23,6 +23,7 @@ from llm_gateway.models import LLMRequest, StreamDelta
 
 if TYPE_CHECKING:
     from llm_gateway.clients.batches import BatchClient
+    from llm_gateway.clients.batches.reading import Translator
 
 LONGEST_WORDS = 120  # characters of what a package says of a malformed block; it may quote the block
 
@@ -126,13 +127,13 @@ class LangChainClient:
         *,
         leases: Sequence[Lease] = (),
         lean: bool = False,
-        batches: Callable[[LangChainClient], BatchClient] | None = None,
+        batches: Callable[[Translator], BatchClient] | None = None,
     ) -> None:
         self._batches = batches
         self._ask = generated if lean else invoked
-        self.model = model
+        self._model = model
         self._dialect = dialect
-        self.failures = Failures(deployment, wired=dialect.wired)
+        self._failures = Failures(deployment, wired=dialect.wired)
         self._profile: dict[str, Any] = dict(model.profile or {})
         self._leases = leases
 
@@ -151,7 +152,7 @@ class LangChainClient:
             if all(block.get("type") == "text" for block in message.content):
                 continue
             try:
-                self._dialect.rehearse(langchain_messages([message]), self.model)
+                self._dialect.rehearse(langchain_messages([message]), self._model)
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 words = f"{type(error).__name__}: {str(error)[:LONGEST_WORDS]}".rstrip(".")
                 refuse(f"messages[{number}].content", f"a content block is malformed ({words}).")
@@ -169,36 +170,46 @@ class LangChainClient:
         except Exception as error:
             if task and task.cancelling() > cancels:
                 raise asyncio.CancelledError from error  # whoever swallowed it below, the caller asked for it
-            failure, cause = self.failures.translate(error, seen, request.request_id)
+            failure, cause = self._failures.translate(error, seen, request.request_id)
         finally:
             exchange.reset(token)
         raise failure from cause  # outside `except`: an error that holds the key must not be its context either
 
     def batch_client(self) -> BatchClient | None:
         """Return the client of the provider's batches, None where it has none. It lives as long as this one."""
-        return self._batches(self) if self._batches is not None else None
+        if self._batches is None:
+            return None
+        from llm_gateway.clients.batches.reading import Translator
 
-    def arguments(self, request: LLMRequest) -> dict[str, Any]:
-        """Return the arguments of the model's `ainvoke` for this request."""
-        arguments = self._dialect.arguments(request, self.model)
+        return self._batches(
+            Translator(
+                model=self._model,
+                check=self.check,
+                arguments=self._arguments,
+                completed=self._completion,
+                failures=self._failures,
+            )
+        )
+
+    def _arguments(self, request: LLMRequest) -> dict[str, Any]:
+        arguments = self._dialect.arguments(request, self._model)
         if request.tools:
-            arguments |= self._dialect.tool_arguments(request, self.model)
+            arguments |= self._dialect.tool_arguments(request, self._model)
         return arguments
 
     async def _call(self, request: LLMRequest) -> Completion:
-        arguments = self.arguments(request)
+        arguments = self._arguments(request)
         try:
-            message = await self._ask(self.model, langchain_messages(request.messages), arguments)
+            message = await self._ask(self._model, langchain_messages(request.messages), arguments)
         except Exception as error:
             recovered = self._dialect.recover(error)
             if recovered is None:
                 raise
             return recovered
-        completion = self.completion(message)
+        completion = self._completion(message)
         return completion if request.lane != "flex" else as_served(completion, message)
 
-    def completion(self, message: AIMessage) -> Completion:
-        """Read an answer. Raises UnreadableAnswerError."""
+    def _completion(self, message: AIMessage) -> Completion:
         return completion_of(message, needs_reason=self._dialect.ends_with_reason)
 
     async def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
@@ -217,14 +228,14 @@ class LangChainClient:
             for delta in assembly.rest():
                 yield delta
             whole = assembly.message(self._dialect.streamed_usage(assembly))
-            completion = self.completion(whole)
+            completion = self._completion(whole)
             if request.lane == "flex":
                 completion = as_served(completion, whole)
         except Exception as error:  # noqa: BLE001 - whatever it is, `translate` has a name for it
             let_go(error)
             recovered = self._dialect.recover(error)
             if recovered is None:
-                failure, cause = self.failures.translate(error, seen, request.request_id)
+                failure, cause = self._failures.translate(error, seen, request.request_id)
             else:
                 completion = recovered
         if failure is not None:
@@ -233,8 +244,8 @@ class LangChainClient:
 
     async def _chunks(self, request: LLMRequest, seen: Exchange) -> AsyncIterator[AIMessage]:
         """Yield what LangChain streams."""
-        arguments = self._dialect.streaming(self.arguments(request), self.model)
-        stream = self.model.astream(langchain_messages(request.messages), QUIET, **arguments)
+        arguments = self._dialect.streaming(self._arguments(request), self._model)
+        stream = self._model.astream(langchain_messages(request.messages), QUIET, **arguments)
         try:
             while True:
                 token = exchange.set(seen)  # for each step anew: between two of them this is somebody else's context

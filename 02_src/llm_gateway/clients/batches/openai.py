@@ -12,7 +12,6 @@ from openai.types import Batch
 
 from llm_gateway.clients.batches.base import BatchAnswer, CreationFailedError, Found, Standing
 from llm_gateway.clients.batches.reading import Record, Translator
-from llm_gateway.clients.chat import LangChainClient
 from llm_gateway.clients.lean.coding import decode_object, encode
 from llm_gateway.clients.messages import UnreadableAnswerError
 from llm_gateway.models import LLMRequest
@@ -30,9 +29,9 @@ class OpenAIBatches:
 
     limits = BATCH_LIMITS["openai"]
 
-    def __init__(self, client: LangChainClient) -> None:
-        self._translator = Translator(client)
-        model: Any = client.model
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+        model: Any = translator.model
         self._model = model
         self._sdk: openai.AsyncOpenAI = model.root_async_client
 

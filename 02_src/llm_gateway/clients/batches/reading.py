@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatResult
 
 from llm_gateway.clients.asking import message_of
 from llm_gateway.clients.base import Completion
-from llm_gateway.clients.chat import LangChainClient
+from llm_gateway.clients.failures import Failures
 from llm_gateway.clients.lean.call import EXTRAS
 from llm_gateway.clients.lean.faults import refusal
 from llm_gateway.clients.messages import langchain_messages
@@ -20,19 +23,22 @@ from llm_gateway.models import LLMRequest
 Record = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Translator:
     """Lets a LangChain chat model write the requests of a batch and read its answers."""
 
-    def __init__(self, client: LangChainClient) -> None:
-        self.model: BaseChatModel = client.model
-        self._client = client
+    model: BaseChatModel
+    check: Callable[[LLMRequest], None]  # raises InvalidRequestError for what the model is known to refuse
+    arguments: Callable[[LLMRequest], Record]  # of `model.ainvoke`
+    completed: Callable[[AIMessage], Completion]
+    failures: Failures
 
     def payload(self, request: LLMRequest) -> Record:
         """Return the body that a call for this request would have. Raises ProviderError, InvalidRequestError."""
         plain = request.model_copy(update={"lane": None}) if request.lane is not None else request
-        self._client.check(plain)
+        self.check(plain)
         try:
-            arguments = self._client.arguments(plain)
+            arguments = self.arguments(plain)
             messages = langchain_messages(plain.messages)
             payload: Record = self.model._get_request_payload(messages, **arguments)  # type: ignore[attr-defined]  # noqa: SLF001 - a test watches over it
         except Exception as error:  # noqa: BLE001 - whatever it is, there is a name for it
@@ -44,7 +50,7 @@ class Translator:
         """Return the answer that a body is, `read` by the chat model; an error if it is none."""
         try:
             result: ChatResult = read(answer)
-            return self._client.completion(message_of(result))
+            return self.completed(message_of(result))
         except Exception as error:  # noqa: BLE001 - as in a call: an answer that cannot be read
             return self.failure(error, request_id, status=200)
 
@@ -54,6 +60,6 @@ class Translator:
 
     def failure(self, error: Exception, request_id: str, *, status: int | None = None) -> ProviderError:
         """Return our error for one of an SDK's."""
-        failure, cause = self._client.failures.translate(error, Exchange(status=status), request_id)
+        failure, cause = self.failures.translate(error, Exchange(status=status), request_id)
         failure.__cause__ = cause
         return failure

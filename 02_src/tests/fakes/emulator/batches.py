@@ -195,7 +195,8 @@ class Batches:
                 asked = orjson.loads(await request.read())
                 return web.json_response(_anthropic_batch(self.make("anthropic", asked["requests"], {})))
             case "list":
-                rows = [_anthropic_batch(each) for each in self.made if each.api == "anthropic"]
+                looked = [self.look(each.id) for each in self.made if each.api == "anthropic"]
+                rows = [_anthropic_batch(each) for each in looked if each is not None]
                 return web.json_response({"data": rows, "has_more": False, "first_id": None, "last_id": None})
             case "cancel":
                 made = next(each for each in self.made if each.id == parts[1])
@@ -308,10 +309,11 @@ def _anthropic_rows(told: str, fate: Fate, params: Json) -> list[Json]:
             return [fine, fine, fine | {"custom_id": "of-nobody"}]
         case "garbage":
             return [{"custom_id": told, "result": {"type": "succeeded", "message": {"content": 5}}}]
-        case "missing" | "silent":
+        case "missing":
             return []
         case "refused" | "broken":
             kind = "invalid_request_error" if fate == "refused" else "api_error"
             error = {"type": "error", "error": {"type": kind, "message": f"It is {fate}."}}
             return [{"custom_id": told, "result": {"type": "errored", "error": error}}]
-    return [{"custom_id": told, "result": {"type": ROW_STATES[fate]}}]
+    # This API tells of every request, and is never silent.
+    return [{"custom_id": told, "result": {"type": ROW_STATES.get(fate, "canceled")}}]
