@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fakes.deployments import tool
 from fakes.emulator import Emulator
 from fakes.emulator.batches import COMPLETED, Fate, answer_to
 from fakes.provider import QUIET, ask
@@ -367,3 +368,83 @@ async def test_a_crash_while_an_orphan_is_adopted_leaves_it_to_the_next_run(benc
         with pytest.raises(Crash):
             await bench.run(step=Fuse(step))
     check(bench, await bench.run())
+
+
+async def test_a_job_that_is_stopped_leaves_its_batch_to_the_provider_and_a_later_run_collects_it(bench: Bench) -> None:
+    bench.provider.path = lambda _made: ("in_progress", *COMPLETED)
+    jobs: list[Job] = []
+
+    def stop(step: str) -> None:
+        if step == "noted":
+            jobs[0].stop()
+
+    watch = CallWatch()
+    async with (
+        LLMGateway(bench.config, observers=[watch]) as gateway,
+        Job(gateway, STATE, watch=watch, hooks=Hooks(step=stop), lane="batch", poll=0.001) as job,
+    ):
+        jobs.append(job)
+        outcomes = [outcome async for outcome in job.run(some(ROWS))]
+        ledger = await job.ledger()
+    assert len(outcomes) == 1
+    assert (ledger.leased, ledger.pending) == (ROWS - 1, 0)
+    check(bench, await bench.run())
+    assert len(bench.provider.made) == 1
+
+
+# --- on the wire --------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_asks_what_a_call_would_ask(bench: Bench) -> None:
+    """The first row is asked in a call, the second, which asks the same, in a batch."""
+    same: dict[str, Any] = {
+        "model": "m",
+        "text": "hello",
+        "temperature": 0.5,
+        "max_tokens": 77,
+        "stop": ["END"],
+        "tools": [tool("look", {"where": {"type": "string"}})],
+        "tool_choice": "any",
+    }
+    await bench.run(requests=[ask("r1", **same), ask("r2", **same)])
+    [call], [made] = bench.emulator.ledger, bench.provider.made
+    line = made.lines[0]
+    assert line.get("body", line.get("params")) == {key: value for key, value in call.body.items() if key != "stream"}
+    assert line["custom_id"].endswith("-2")
+    assert len(line["custom_id"]) <= 64
+
+
+async def test_a_schema_holds_for_the_answers_of_a_batch_too(bench: Bench) -> None:
+    from fakes.emulator.script import Reply
+
+    bench.emulator.default = Reply(text='{"label": "a"}')
+    outcomes = await bench.run(3, schema={"type": "object", "required": ["label"]})
+    assert sorted((outcome.number, outcome.kind) for outcome in outcomes) == [
+        (1, None),
+        (2, "invalid_answer"),
+        (3, "invalid_answer"),
+    ]
+    assert bench.ledger.answered == 1 + 2 * 5  # each was paid, as often as a row may be answered in vain
+    assert bench.ledger.adds_up
+
+
+async def test_no_key_stands_in_a_jobs_state_or_in_an_error(bench: Bench) -> None:
+    bench.provider.fail = {"create": [(401, False)]}
+    with pytest.raises(ConfigurationError) as caught:
+        await bench.run()
+    assert "sk-canary" not in str(caught.value)
+    assert b"sk-canary" not in STATE.read_bytes()
+
+
+async def test_a_job_without_a_file_has_no_batch_lane(bench: Bench) -> None:
+    async with LLMGateway(bench.config) as gateway, gateway.job(None, lane="batch") as job:
+        with pytest.raises(ConfigurationError, match="The batch lane needs a job whose state is a file"):
+            [outcome async for outcome in job.run(some(2))]
+
+
+async def test_auto_takes_the_batch_lane_where_it_can_and_the_standard_one_where_not(bench: Bench) -> None:
+    check(bench, await bench.run(lane="auto"))
+    assert len(bench.provider.made) == 1
+    async with LLMGateway(bench.config) as gateway, gateway.job(None, lane="auto") as job:
+        assert len([outcome async for outcome in job.run(some(2))]) == 2
+    assert len(bench.provider.made) == 1
