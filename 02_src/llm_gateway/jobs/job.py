@@ -264,7 +264,7 @@ class Job:
             schema=self._schema,
             max_answers=config.retry.max_attempts,
             priority=self._priority,
-            lane_of=lambda model: "flex" if laning.of(model) == "flex" else "standard",
+            lane_of=laning.of_calls if laning.is_needed else None,
         )
 
         def window(model: str) -> int:

@@ -22,6 +22,15 @@ class Laning:
     told: Callable[[str], None]  # hears, in a sentence, of a lane that a model does not have
     _lanes: dict[str, PriceLane] = field(default_factory=dict)
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether any row may go in another lane than the standard one."""
+        return self.lane is not None or any(model.lane != "standard" for model in self.config.models.values())
+
+    def of_calls(self, model: str) -> PriceLane:
+        """Return the lane of rows that are asked one by one, also where batches have the others."""
+        return "flex" if self.of(model) == "flex" else "standard"
+
     def of(self, model: str) -> PriceLane:
         """Return the lane of a model. Raises ConfigurationError, UnknownModelError."""
         name = str(getattr(model, "value", model))

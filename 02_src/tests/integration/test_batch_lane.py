@@ -13,7 +13,7 @@ from fakes.deployments import tool
 from fakes.emulator import Emulator
 from fakes.emulator.batches import COMPLETED, Fate, answer_to
 from fakes.provider import QUIET, ask
-from llm_gateway import ConfigurationError, LLMGateway, LLMRequest
+from llm_gateway import ConfigurationError, LLMGateway, LLMMessage, LLMRequest
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import LoopClock
 from llm_gateway.jobs import Job, JobOutcome, batches
@@ -448,3 +448,24 @@ async def test_auto_takes_the_batch_lane_where_it_can_and_the_standard_one_where
     async with LLMGateway(bench.config) as gateway, gateway.job(None, lane="auto") as job:
         assert len([outcome async for outcome in job.run(some(2))]) == 2
     assert len(bench.provider.made) == 1
+
+
+async def test_a_row_that_the_model_is_known_to_refuse_fails_without_being_sent(bench: Bench) -> None:
+    if bench.kind == "openai":
+        pytest.skip("content blocks go there as they are")
+    turns = [LLMMessage(role="user", content=[{"type": "image", "url": 5}])]  # a picture without a form on the wire
+    odd = LLMRequest(model="m", messages=turns, request_id="odd")
+    outcomes = await bench.run(requests=[*some(2), odd])
+    assert [(outcome.number, outcome.kind) for outcome in outcomes if not outcome.ok] == [(3, "invalid_request")]
+    assert [len(made.lines) for made in bench.provider.made] == [1]
+    assert bench.ledger.adds_up
+    assert bench.ledger.in_doubt == 0
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_batch_that_cannot_be_cancelled_is_waited_for(bench: Bench, status: int) -> None:
+    bench.provider.path = lambda _made: ("in_progress", "in_progress", "in_progress", "completed")
+    bench.provider.fail = {"cancel": [(status, False)] * 5}
+    clock = Skipping()
+    check(bench, await bench.run(deadline=1800.0, clock=clock, step=clock.passed))
+    assert bench.called == {"q1": 1}
