@@ -15,7 +15,7 @@ from llm_gateway.errors import DeadlineExceededError
 from llm_gateway.models import LLMRequest, LLMResponse
 from llm_gateway.queue import Ticket
 
-NOT_OF_THE_ANSWER = {"request_id", "priority", "agent", "deadline", "metadata", "cache"}
+NOT_OF_THE_ANSWER = {"request_id", "priority", "agent", "deadline", "metadata", "cache", "lane"}
 OF_THE_ANSWER = {
     "model",
     "messages",

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from llm_gateway.errors import ConfigurationError, UnknownModelError
 from llm_gateway.models import ModelProvider, Numeric
+from llm_gateway.price_lanes import LaneChoice, refusal
 from llm_gateway.sentences import nearest, sentence_of, shown
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Numeric]
@@ -260,6 +261,11 @@ class ModelSettings(Settings):
     embedding: EmbeddingSettings | Flag = False
     """True for a model that makes vectors of texts, for `embed`; a table also says how much goes into one call."""
 
+    lane: LaneChoice = "standard"
+    """The price lane of requests that name none: "standard", "flex" (later, at half the price), "batch" (bulk jobs,
+    within a day, at half the price), or "auto": for LOW requests the cheapest one that the model has and that is early
+    enough, "standard" for all others."""
+
     def all_deployments(self) -> list[ModelSettings]:
         """Return the settings of each deployment, this section's own first."""
         further = [
@@ -447,6 +453,7 @@ def load_config(config: Mapping[str, Any]) -> GatewayConfig:
     _check_providers(loaded)
     _check_names(loaded)
     _check_cache(loaded)
+    _check_lanes(loaded)
     return loaded
 
 
@@ -535,6 +542,17 @@ def _check_cache(config: GatewayConfig) -> None:
             )
     if cache.store is None and {"redis_url", "path"} <= cache.model_fields_set:
         raise ConfigurationError("Configuration key cache.path: cache.redis_url is given, too; leave one of them out.")
+
+
+def _check_lanes(config: GatewayConfig) -> None:
+    """A price lane that none of a model's deployments has is an error now."""
+    for name, model in config.models.items():
+        reasons = []
+        for each in model.all_deployments():
+            kind = config.providers.get(each.provider, ProviderSettings()).kind or each.provider
+            reasons.append(refusal(model.lane, kind=kind, model=each.model))
+        if all(reasons):
+            raise ConfigurationError(f"Configuration key models.{name}.lane: {reasons[0]}")
 
 
 def _check_names(config: GatewayConfig) -> None:

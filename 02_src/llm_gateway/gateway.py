@@ -40,6 +40,7 @@ from llm_gateway.tokens import Estimator
 
 if TYPE_CHECKING:
     from llm_gateway.clients.base import ClientFactory
+    from llm_gateway.clients.batches import BatchLine
     from llm_gateway.integrations.langchain import GatewayChatModel
     from llm_gateway.jobs import Job
 
@@ -229,6 +230,21 @@ class LLMGateway:
         for lane in self._lanes():
             lane.tell_beginnings()
         return Job(self, path, watch=self._calls, **options)
+
+    def batch_line(self, model: str) -> BatchLine | None:
+        """Return what a bulk job needs to send a model's requests in its provider's batches; None where it has none.
+
+        It lasts until shutdown. Raises UnknownModelError, ConfigurationError, GatewayClosedError.
+        """
+        from llm_gateway.clients.batches import BatchLine
+
+        if self._closed:
+            raise GatewayClosedError
+        running = self._here()
+        upstream = (running.lanes.get(model) or self._open_lane(running, model)).upstreams[0]
+        make = getattr(upstream.client, "batch_client", None)
+        client = make() if make is not None else None
+        return None if client is None else BatchLine(client=client, label=upstream.label, price=upstream.price)
 
     # --- looking ----------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from pydantic import (
 
 from llm_gateway.errors import InvalidRequestError
 from llm_gateway.formats import ResponseFormat, checked, schema_of
+from llm_gateway.price_lanes import LaneChoice, PriceLane
 from llm_gateway.sentences import no_boolean, sentence_of, shown
 
 Numeric = BeforeValidator(no_boolean)
@@ -201,7 +202,9 @@ class LLMRequest(Record):
     an answer that does not fit it is asked for again, with the error, and `LLMResponse.parsed` holds one that does.
     Where the request is written down, a class is written as its schema. `tool_choice` is "auto", "any" (some tool),
     "none", or a tool's name. `cache` False asks for a fresh answer that is not kept, True lets one be kept whatever the
-    temperature and the model's settings are; without a `[cache]` in the configuration it means nothing.
+    temperature and the model's settings are; without a `[cache]` in the configuration it means nothing. `lane` is the
+    price lane: "standard", "flex" (later, at half the price), or "auto" (flex where the request is LOW and the model
+    has it); None means the model's configured one.
     """
 
     model: ModelProvider | str
@@ -218,6 +221,7 @@ class LLMRequest(Record):
     response_format: Format | None = None
     metadata: dict[str, JsonValue] | None = None
     cache: bool | None = None
+    lane: LaneChoice | None = None
 
     @field_validator("model", mode="before")
     @classmethod
@@ -289,7 +293,7 @@ class Receipt(Record):
     reserved_tokens: int | None = None  # None: no limit asked for a reservation
     cost_usd: float | None = None  # None: the price or the usage is unknown
     time_to_first_token: float | None = None  # from the beginning of the call; None: the answer was not streamed
-    price_lane: Literal["standard", "flex", "batch"] = "standard"
+    price_lane: PriceLane = "standard"
     cached: bool = False  # an answer that was kept: no call was made, and `usage` is that of the one it came from
     saved_usd: float | None = None  # what a cached answer cost when it was made; None: not cached, or unknown
     coalesced: bool = False  # another caller's call answered this one too; the cost stands in that one's receipt

@@ -23,6 +23,7 @@ LANE_CHOICES: tuple[LaneChoice, ...] = get_args(LaneChoice)
 PRICE_SHARES: Mapping[PriceLane, float] = {"standard": 1.0, "flex": 0.5, "batch": 0.5}
 """What part of the standard price each lane costs, input, output and cached tokens alike."""
 
+FLEX_SECONDS = 600.0  # what an answer of the flex lane may take; nearer to its deadline nobody asks for one
 BATCH_SECONDS = 24 * 3600.0  # within which a provider answers a batch, or lets what is left expire
 
 # As in OpenAI's price list of October 2026; a test compares it with that of genai-prices.
@@ -63,12 +64,13 @@ def chosen(choice: LaneChoice, *, kind: str, model: str, is_low: bool, patience:
     """Return the lane for a request of a model at a provider of this kind.
 
     `patience` is the seconds that the answer may take; None: nobody said. What is there beats what was asked for: a
-    lane that the provider does not have is the standard one, and `refusal` says so.
+    lane that the provider does not have is the standard one, and `refusal` says so. So is one that may be too late.
     """
     lanes = offered(kind, model)
+    in_time = patience is None or patience >= FLEX_SECONDS
     if choice != "auto":
-        return choice if choice in lanes else "standard"
-    if not is_low:
+        return choice if choice in lanes and (in_time or choice != "flex") else "standard"
+    if not (is_low and in_time):
         return "standard"
     if "flex" in lanes:  # as cheap as a batch, and sooner
         return "flex"

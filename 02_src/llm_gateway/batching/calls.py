@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from llm_gateway.batching.asking import ASKER, Asker, Slot
+from llm_gateway.batching.price import in_lane, is_no_room
 from llm_gateway.batching.together import Load, SharedCall
 from llm_gateway.budgets import Budgets
 from llm_gateway.clients.base import Completion
@@ -27,6 +28,7 @@ from llm_gateway.errors import (
 )
 from llm_gateway.events import AttemptBegan, BatchClosed, CloseReason, Observer
 from llm_gateway.limits import read_standings
+from llm_gateway.models import LLMRequest
 from llm_gateway.queue import Pieces, RequestQueue, Spoilt, Ticket
 from llm_gateway.router import Outcomes, Spread, Upstream, reading_of
 from llm_gateway.router.upstream import is_of_deployment
@@ -206,13 +208,14 @@ class Calls:
         )
 
     async def _attempt(self, ticket: Ticket, upstream: Upstream) -> None:
+        request = ticket.request if ticket.wanted is None else in_lane(ticket, upstream)
         try:
             if ticket.together is not None:
                 completion = await ticket.together.answer(ticket)
             elif ticket.pieces is None:
-                completion = await upstream.client.generate(ticket.request)
+                completion = await upstream.client.generate(request)
             else:
-                completion = await self._stream(ticket, ticket.pieces, upstream)
+                completion = await self._stream(ticket, request, ticket.pieces, upstream)
         except ProviderError as error:
             self._after_failure(ticket, error, upstream)
         except GatewayError as error:
@@ -234,9 +237,9 @@ class Calls:
             if ticket.spoilt is not None and not ticket.ended:
                 self._after_unfit(ticket, ticket.spoilt, now, hopeless=reading is not None and reading.hopeless)
 
-    async def _stream(self, ticket: Ticket, pieces: Pieces, upstream: Upstream) -> Completion:
+    async def _stream(self, ticket: Ticket, request: LLMRequest, pieces: Pieces, upstream: Upstream) -> Completion:
         """Hand on the pieces of an answer as they come, and return the whole of it."""
-        async with aclosing(upstream.client.stream(ticket.request)) as stream:
+        async with aclosing(upstream.client.stream(request)) as stream:
             async for piece in stream:
                 if isinstance(piece, Completion):
                     return piece
@@ -291,6 +294,14 @@ class Calls:
             return
         if self._is_cancelled:  # and the client made an error of that
             self._outcomes.refused(ticket, GatewayClosedError(CUT_OFF))
+            return
+        self._try_again(ticket, error, upstream, now)
+
+    def _try_again(self, ticket: Ticket, error: ProviderError, upstream: Upstream, now: float) -> None:
+        """Put a ticket back into the queue, hand it to another model, or refuse it."""
+        if ticket.price_lane == "flex" and is_no_room(error) and not ticket.ended:
+            self._outcomes.left_flex(ticket, error)
+            self._queue.put_back(ticket, not_before=now)
             return
         elsewhere = self._spread.has_other(ticket, upstream, now, throttled=isinstance(error, RateLimitError))
         wait = self._outcomes.wait_after(ticket, error, upstream, elsewhere=elsewhere)

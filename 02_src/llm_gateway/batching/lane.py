@@ -25,6 +25,7 @@ from llm_gateway.errors import (
 )
 from llm_gateway.events import Observer, RequestQueued
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.price_lanes import LaneChoice, refusal
 from llm_gateway.queue import Pieces, RequestQueue, Ticket
 from llm_gateway.router import Outcomes, Spread, Upstream
 from llm_gateway.tokens import Cost, Estimator
@@ -93,6 +94,7 @@ class Lane:
             observer=observer,
         )
         self._idle: asyncio.Future[None] | None = None
+        self._lane = upstreams[0].deployment.settings.lane  # the price lane of requests that name none
         for upstream in upstreams:
             upstream.pace.on_change = self._pump.wake
         if budgets is not None:
@@ -178,6 +180,8 @@ class Lane:
         """Raise InvalidRequestError for what every deployment is known to refuse, MissingDependencyError."""
         if request.response_format is not None:
             form_of(request.response_format)
+        if request.lane is not None:
+            self._check_lane(request.lane)
         *others, last = self.upstreams
         for upstream in others:
             try:
@@ -186,6 +190,15 @@ class Lane:
                 continue
             return
         last.client.check(request)
+
+    def _check_lane(self, lane: LaneChoice) -> None:
+        if lane == "batch":
+            reason = "'batch' is the lane of bulk jobs: `llm-gateway run --lane batch`, or gateway.job(lane='batch')."
+            raise InvalidRequestError(reason, field="lane", record="LLMRequest")
+        deployments = [upstream.deployment for upstream in self.upstreams]
+        reasons = [refusal(lane, kind=each.endpoint.kind, model=each.settings.model) for each in deployments]
+        if all(reasons):
+            raise InvalidRequestError(reasons[0] or "", field="lane", record="LLMRequest")
 
     def submit(
         self, request: LLMRequest, *, since: float | None = None, shared: bool = False, streamed: bool = False
@@ -212,6 +225,8 @@ class Lane:
         ticket.home = self
         if request.response_format is not None:
             ticket.form = form_of(request.response_format)
+        if (wanted := request.lane or self._lane) != "standard":
+            ticket.wanted = wanted
         self._examine(ticket)
         if ticket.nested:  # what a call under way waits for must not wait for those behind that call
             self._accept(ticket)

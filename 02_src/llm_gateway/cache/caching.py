@@ -30,7 +30,7 @@ AT_ONCE = 1000  # requests of a batch that are taken in before others on the loo
 OF_THE_MODEL = ("provider", "model", "max_tokens", "context", "options", "structured_output")
 OF_THE_ENDPOINT = ("kind", "base_url")
 NOT_OF_THE_MODEL = (
-    *("max_concurrency", "price", "limits", "weight", "cache", "embedding"),
+    *("max_concurrency", "price", "limits", "weight", "cache", "embedding", "lane"),
     *("deployments", "fallbacks"),  # each deployment is part of the key; what a fallback answers is not kept
 )
 NOT_OF_THE_ENDPOINT = (

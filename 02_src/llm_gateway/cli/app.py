@@ -24,6 +24,15 @@ app = typer.Typer(
 )
 
 
+class LaneName(str, Enum):  # noqa: UP042 - typer shows str(member)
+    """Price lanes, as they are typed."""
+
+    AUTO = "auto"
+    STANDARD = "standard"
+    FLEX = "flex"
+    BATCH = "batch"
+
+
 class Priority(str, Enum):  # noqa: UP042 - typer shows str(member)
     """Names of `RequestPriority`, as they are typed."""
 
@@ -178,6 +187,29 @@ def run(
             show_default=False,
         ),
     ] = None,
+    lane: Annotated[
+        LaneName | None,
+        typer.Option(
+            "--lane",
+            help="The price lane: flex (OpenAI, later, half the price), batch (OpenAI and Anthropic, within a day, "
+            "half the price) or auto, the cheapest one that the model has. Default: as configured for the model.",
+            show_default=False,
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline",
+            min=0.001,
+            metavar="HOURS",
+            help="When this run should end: near that, what waits in a provider's batch is asked in the standard lane.",
+            show_default=False,
+        ),
+    ] = None,
+    poll: Annotated[
+        float,
+        typer.Option("--poll", min=0.01, metavar="SECONDS", help="Pause between two looks at a provider's batches."),
+    ] = 60.0,
 ) -> None:
     """Answer a file of requests.
 
@@ -209,6 +241,9 @@ def run(
             schema=schema,
             budget=budget,
             retry_failed=retry_failed,
+            lane=lane.value if lane else None,
+            deadline=deadline,
+            poll=poll,
         )
         code = run_file(source, output, options)
     raise typer.Exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from llm_gateway.cli.summary import ledger_facts, print_facts
 from llm_gateway.cli.tally import known_cost
 from llm_gateway.clock import utc_now
 from llm_gateway.errors import GatewayError, JobError, JobStoreBusyError
-from llm_gateway.jobs import statements
+from llm_gateway.jobs import batch_book, statements
+from llm_gateway.jobs.batch_book import StoredBatch
 from llm_gateway.jobs.commits import LOCK_PATIENCE
 from llm_gateway.jobs.export import all_results, export_table, write_whole
 from llm_gateway.jobs.lock import is_locked
@@ -72,10 +74,16 @@ def show_job(path: Path, *, as_json: bool) -> None:
     state = state_named(path)
     with reading(state) as connection:
         facts, ledger = statements.facts(connection), statements.ledger(connection)
+        batches = batch_book.batches(connection)
     stands = condition(state, facts, ledger)
     console = Console(markup=False, highlight=False)
     if as_json:
-        console.print(json.dumps(_plain(state, stands, facts, ledger), indent=2), soft_wrap=True)
+        console.print(
+            json.dumps(
+                _plain(state, stands, facts, ledger) | {"batches": [asdict(each) for each in batches]}, indent=2
+            ),
+            soft_wrap=True,
+        )
         return
     told = [("job", str(state)), ("state", stands)]
     if facts:
@@ -83,7 +91,14 @@ def show_job(path: Path, *, as_json: bool) -> None:
         told += [("began", facts["began"]), ("input", f"{facts['input']['path']}, {count(rows, 'row')}")]
         told += [(f"--{name}", _short(value)) for name, value in facts["settings"].items()]
         told += [("model", f"{name.partition(':')[2]}: {value}") for name, value in facts.items() if ":" in name]
-    print_facts(console, [*told, *ledger_facts(ledger)])
+    print_facts(console, [*told, *ledger_facts(ledger), *(("batch", _of_batch(each)) for each in batches)])
+
+
+def _of_batch(batch: StoredBatch) -> str:
+    rows = f"{count(batch.requests, 'row')} of {batch.model} at {batch.deployment}"
+    told = f"{batch.batch_id or '(no id yet)'}: {batch.state}, {rows}"
+    served = f", {batch.served:,} served" if batch.is_open and batch.served else ""
+    return f"{told}{served}, since {batch.made[:19]}{f' ({batch.reason})' if batch.reason else ''}"
 
 
 def _short(value: Any) -> str:

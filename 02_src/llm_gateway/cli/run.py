@@ -23,11 +23,14 @@ from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs import statements
-from llm_gateway.jobs.job import Job
+from llm_gateway.jobs.job import POLL, Job
 from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.sqlite import reading
 from llm_gateway.jobs.tables import is_table
 from llm_gateway.models import RequestPriority
+from llm_gateway.price_lanes import LaneChoice
+
+SECONDS_AN_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,9 @@ class Options:
     schema: Path | None = None
     budget: float | None = None  # US dollars for the whole job, its earlier runs included
     retry_failed: str | None = None  # kinds with commas between them, or "all"
+    lane: LaneChoice | None = None
+    deadline: float | None = None  # hours
+    poll: float = POLL  # seconds
 
 
 def run_file(source: str, output: str, options: Options) -> int:
@@ -132,8 +138,11 @@ class Command:
             schema=self._schema,
             priority=self._options.priority,
             fresh=self._options.force,
-            hooks=Hooks(paused=voice.paused, resumed=voice.resumed, refused=voice.refused),
+            hooks=Hooks(paused=voice.paused, resumed=voice.resumed, refused=voice.refused, told=voice.complain),
             on_bug=voice.bug,
+            lane=self._options.lane,
+            deadline=None if self._options.deadline is None else self._options.deadline * SECONDS_AN_HOUR,
+            poll=self._options.poll,
         )
         async with job:
             survey = await asyncio.to_thread(self._rows.survey)

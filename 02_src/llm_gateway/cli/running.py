@@ -101,8 +101,10 @@ class Run:
         without = self._job.broken_off + self._unwritten
         total = self._tally.total
         facts = []
-        if total is not None and (unsent := total - self._tally.done - without) > 0:
+        if total is not None and (unsent := total - self._tally.done - without - ledger.leased) > 0:
             facts.append(f"{count(unsent, 'row')} of the input were not sent")
+        if ledger.leased:
+            facts.append(f"{count(ledger.leased, 'row')} wait in batches at the provider, which go on there")
         if without:
             facts.append(f"{count(without, 'row')} under way have no result")
         rest = f" {'; '.join(facts)}." if facts else ""

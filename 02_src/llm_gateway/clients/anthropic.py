@@ -16,6 +16,7 @@ from langchain_core.outputs import ChatResult
 from pydantic import PrivateAttr
 
 from llm_gateway.clients.base import Deployment
+from llm_gateway.clients.batches.anthropic import AnthropicBatches
 from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, takes_temperature
 from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
 from llm_gateway.clients.lean import anthropic as lean
@@ -172,4 +173,4 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
         headers = http.sdk_headers(sdk.default_headers)
         target = http.Target(f"{str(sdk.base_url).rstrip('/')}/v1/messages", headers, too_long=lean.TOO_LONG)
         model._lean = lean.Messages(leases[0].client, target.varied({}, sdk.default_query))  # noqa: SLF001 - see above
-    return LangChainClient(model, deployment, AnthropicDialect(), leases=leases, lean=is_lean)
+    return LangChainClient(model, deployment, AnthropicDialect(), leases=leases, lean=is_lean, batches=AnthropicBatches)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -22,6 +22,10 @@ from llm_gateway.clients.transport import Exchange, Lease, exchange
 from llm_gateway.errors import InvalidRequestError
 from llm_gateway.formats import ResponseFormat, asked_schema, name_of
 from llm_gateway.models import LLMRequest, StreamDelta
+
+if TYPE_CHECKING:
+    from llm_gateway.clients.batches import BatchClient
+    from llm_gateway.clients.batches.reading import Translator
 
 LONGEST_WORDS = 120  # characters of what a package says of a malformed block; it may quote the block
 
@@ -122,7 +126,8 @@ class LangChainClient:
     """ChatClient over one LangChain chat model.
 
     `leases` are what it shares with others (connections, a local server); it leaves them when it is closed. `lean`
-    calls the model without what LangChain does for handlers and tracers, where there are none.
+    calls the model without what LangChain does for handlers and tracers, where there are none. `batches` makes the
+    client of its provider's batches.
     """
 
     def __init__(
@@ -133,7 +138,9 @@ class LangChainClient:
         *,
         leases: Sequence[Lease] = (),
         lean: bool = False,
+        batches: Callable[[Translator], BatchClient] | None = None,
     ) -> None:
+        self._batches = batches
         self._ask = generated if lean else invoked
         self._model = model
         self._dialect = dialect
@@ -182,6 +189,22 @@ class LangChainClient:
             exchange.reset(token)
         raise failure from cause  # outside `except`: an error that holds the key must not be its context either
 
+    def batch_client(self) -> BatchClient | None:
+        """Return the client of the provider's batches, None where it has none. It lives as long as this one."""
+        if self._batches is None:
+            return None
+        from llm_gateway.clients.batches.reading import Translator
+
+        return self._batches(
+            Translator(
+                model=self._model,
+                check=self.check,
+                arguments=self._arguments,
+                completed=self._completion,
+                failures=self._failures,
+            )
+        )
+
     def _arguments(self, request: LLMRequest) -> dict[str, Any]:
         arguments = self._dialect.arguments(request, self._model)
         if request.tools:
@@ -203,6 +226,10 @@ class LangChainClient:
             if recovered is None:
                 raise
             return recovered
+        completion = self._completion(message, tool)
+        return completion if request.lane != "flex" else as_served(completion, message)
+
+    def _completion(self, message: AIMessage, tool: AnswerTool | None = None) -> Completion:
         if tool is None:
             return completion_of(message, needs_reason=self._dialect.ends_with_reason)
         return tool.answer(completion_of(tool.mended(message), needs_reason=self._dialect.ends_with_reason))
@@ -224,11 +251,9 @@ class LangChainClient:
             for delta in assembly.rest() if tool is None else tool.deltas(assembly.rest()):
                 yield delta
             whole = assembly.message(self._dialect.streamed_usage(assembly))
-            if tool is not None:
-                whole = tool.mended(whole)
-            completion = completion_of(whole, needs_reason=self._dialect.ends_with_reason)
-            if tool is not None:
-                completion = tool.answer(completion)
+            completion = self._completion(whole, tool)
+            if request.lane == "flex":
+                completion = as_served(completion, whole)
         except Exception as error:  # noqa: BLE001 - whatever it is, `translate` has a name for it
             let_go(error)
             recovered = self._dialect.recover(error)
@@ -265,6 +290,12 @@ class LangChainClient:
         """Leave what is shared; it is closed after its last user. Safe to call twice."""
         for lease in self._leases:
             await lease.aclose()
+
+
+def as_served(completion: Completion, message: AIMessage) -> Completion:
+    """Note that a call of the flex lane was served in another one, where the answer says so."""
+    tier = message.response_metadata.get("service_tier")
+    return replace(completion, price_lane="standard") if tier not in {None, "flex"} else completion
 
 
 def check_profile(request: LLMRequest, profile: dict[str, Any], model: str) -> None:

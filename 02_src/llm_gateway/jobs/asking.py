@@ -26,6 +26,7 @@ from llm_gateway.events import AttemptBegan, AttemptFailed, RequestDone, RetrySc
 from llm_gateway.jobs.encoding import request_of, response_json, to_json
 from llm_gateway.jobs.records import Calls, Failure, Lease, Verdict
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority, TokenUsage
+from llm_gateway.price_lanes import PriceLane
 
 FULL_QUEUE_PAUSE = 1.0  # seconds before a row that found the queue full tries again, where no better hint is known
 LONGEST_PAUSE = 30.0
@@ -114,6 +115,7 @@ class Asker:
     schema: AnswerSchema | None = None
     max_answers: int = 1  # how many answers a row may cost before one that fits the schema is given up
     priority: RequestPriority | None = None
+    lane_of: Callable[[str], PriceLane] | None = None  # the price lane of a model's rows that name none
 
     async def ask(self, lease: Lease) -> Verdict | Halt:
         """Return what becomes of a row. After a cancel it is pending, and the call under way is in doubt."""
@@ -137,13 +139,18 @@ class Asker:
         except Exception as error:  # noqa: BLE001 - a bug that one row meets must not cost the others their answers
             self.on_bug(lease, "".join(traceback.format_exception(error)))
             return Verdict(calls=count.failed_known(), failure=failure_of(error))
-        return self._judged(lease, response, count.answered(response))
+        return self.judged(lease, response, count.answered(response))
 
     def _request(self, lease: Lease) -> LLMRequest:
         request = request_of(lease.request)
-        if self.priority is None or request.priority is self.priority:
-            return request
-        return request.model_copy(update={"priority": self.priority})
+        changes: dict[str, object] = {}
+        if self.priority is not None and request.priority is not self.priority:
+            changes["priority"] = self.priority
+        if self.lane_of is not None and request.lane is None:
+            changes["lane"] = self.lane_of(request.model)
+        elif request.lane == "batch":  # whose row is asked in the standard lane all the same
+            changes["lane"] = "standard"
+        return request.model_copy(update=changes) if changes else request
 
     async def _answer(self, lease: Lease, request: LLMRequest, count: CallCount) -> LLMResponse:
         """Ask until the queue has room."""
@@ -169,7 +176,7 @@ class Asker:
                     pause = FULL_QUEUE_PAUSE if error.retry_after is None else error.retry_after
                 await self.clock.sleep(min(max(pause, FULL_QUEUE_PAUSE), LONGEST_PAUSE))
 
-    def _judged(self, lease: Lease, response: LLMResponse, calls: Calls) -> Verdict:
+    def judged(self, lease: Lease, response: LLMResponse, calls: Calls) -> Verdict:
         """Hold an answer against the schema."""
         if self.schema is not None:
             try:

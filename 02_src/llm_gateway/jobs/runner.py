@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llm_gateway.clock import Clock
 from llm_gateway.errors import (
@@ -49,6 +49,8 @@ class Hooks:
     resumed: Callable[[], None] = lambda: None
     recorded: Callable[[], None] = lambda: None  # there may be new results
     refused: Callable[[NewRow], None] = lambda _row: None  # a row cannot be asked
+    told: Callable[[str], None] = lambda _sentence: None  # what its user should know
+    step: Callable[[str], None] = lambda _name: None  # before and after each step of a provider's batch
 
 
 class Runner:
@@ -68,8 +70,8 @@ class Runner:
         self._clock = clock
         self._hooks = hooks
         self._lanes: dict[str, Lane] = {}
-        self._rows: set[asyncio.Task[None]] = set()
-        self._asking: set[asyncio.Task[None]] = set()  # those of the rows that have no verdict yet
+        self._rows: set[asyncio.Task[Verdict]] = set()
+        self._asking: set[asyncio.Task[Any]] = set()  # those of the rows that have no verdict yet
         self._reading = True
         self._stopping = False
         self._abandoned = False
@@ -157,9 +159,16 @@ class Runner:
             await self._take_in(chunk)
 
     async def _until_there_is_room(self) -> None:
-        while sum(lane.pending for lane in self._lanes.values()) >= AHEAD and not self._stopping:
+        while self._ahead() >= AHEAD and not self._stopping:
             self._room.clear()
             await self._room.wait()
+
+    def _ahead(self) -> int:
+        return sum(lane.pending for model, lane in self._lanes.items() if self._is_soon(model))
+
+    def _is_soon(self, _model: str) -> bool:
+        """Whether rows of a model are asked as soon as there is room, so that few of them need be taken in."""
+        return True
 
     async def _take_in(self, rows: list[NewRow]) -> None:
         outcomes = await self.persisted(lambda: self._store.add(rows))
@@ -211,15 +220,16 @@ class Runner:
             self._broken = self._broken or error
             self.stop()
 
-    def _start(self, lane: Lane, lease: Lease) -> None:
+    def _start(self, lane: Lane, lease: Lease) -> asyncio.Task[Verdict]:
         lane.asking += 1
         lane.unrecorded += 1
         task = asyncio.create_task(self._work(lane, lease))
         self._rows.add(task)
         self._asking.add(task)
         task.add_done_callback(partial(self._row_ended, lane))
+        return task
 
-    def _row_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
+    def _row_ended(self, lane: Lane, task: asyncio.Task[Verdict]) -> None:
         self._rows.discard(task)
         lane.unrecorded -= 1
         self._wake()
@@ -231,7 +241,7 @@ class Runner:
             self._broken = self._broken or error
             self.stop()
 
-    async def _work(self, lane: Lane, lease: Lease) -> None:
+    async def _work(self, lane: Lane, lease: Lease) -> Verdict:
         verdict = await self._asker.ask(lease)
         task = asyncio.current_task()
         if task is not None:
@@ -247,13 +257,14 @@ class Runner:
             is_ours = await self.persisted(lambda: self._store.finish(lease, verdict))
         except JobStoreBusyError:  # given up: the row stays leased, and its call in doubt, until the job goes on
             self.broken_off += 1
-            return
+            return verdict
         if verdict.answer is not None or verdict.failure is not None:
             self._hooks.recorded()
         elif verdict.broken_off:
             self.broken_off += 1
         if verdict.state is RowState.PENDING and is_ours:
             lane.pending += 1
+        return verdict
 
     def _after_halt(self, lane: Lane, halt: Halt) -> Verdict:
         """Stop if there is no money; else wait whether other rows are answered, so that it is this one that fails."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from llm_gateway.errors import JobError
-from llm_gateway.jobs import statements
+from llm_gateway.jobs import batch_book, statements
+from llm_gateway.jobs.batch_book import BatchBook
 from llm_gateway.jobs.commits import LOCK_PATIENCE, Commits
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult, Verdict
 from llm_gateway.jobs.store import Added
@@ -26,6 +27,7 @@ class SqliteJobStore:
         """Open it. Raises JobError; see `open` and `temporary`."""
         self.name = name
         self._commits = Commits(connect, name)
+        self.batches = BatchBook(self._commits)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -83,8 +85,11 @@ class SqliteJobStore:
         return await self._commits.run(statements.ledger)
 
     async def reclaim(self) -> int:
-        """Make leased rows pending whose process is gone; return how many. Their open calls are in doubt."""
-        return await self._commits.run(statements.reclaim)
+        """Make leased rows pending whose process is gone; return how many. Their open calls are in doubt.
+
+        Rows that wait for a provider's batch are not: it goes on without us.
+        """
+        return await self._commits.run(batch_book.reclaim)
 
     async def retry_failed(self, kinds: Collection[str] | None, /) -> int:
         """Make rows pending that were asked in vain, of some kinds or of all; return how many."""
@@ -109,6 +114,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
                 connection.execute(statement)
         connection.execute("COMMIT")
         _check(connection, path)
+        batch_book.make_tables(connection)
     except BaseException:
         connection.close()
         raise

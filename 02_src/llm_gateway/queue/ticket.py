@@ -14,6 +14,7 @@ from llm_gateway.config import Charge
 from llm_gateway.errors import ProviderError
 from llm_gateway.limits import Grant
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.price_lanes import LaneChoice, PriceLane
 from llm_gateway.queue.pieces import Pieces
 from llm_gateway.queue.spoilt import Spoilt
 from llm_gateway.tokens import Estimate
@@ -97,6 +98,9 @@ class Ticket:
     last_error: ProviderError | None = None  # of the attempt that failed last
     form: AnswerForm | None = None  # that its answer must have
     spoilt: Spoilt | None = None  # the last answer that did not have it
+    wanted: LaneChoice | None = None  # its price lane; None: the standard one
+    price_lane: PriceLane = "standard"  # of the last call
+    left_flex: bool = False  # the flex lane had no room for it, or took too long
     ended: bool = False  # answered, refused, or its caller has left
 
     def __init__(

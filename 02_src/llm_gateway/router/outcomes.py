@@ -12,6 +12,7 @@ from llm_gateway.clock import Clock
 from llm_gateway.errors import GatewayError, InvalidAnswerError, ProviderError, RateLimitError
 from llm_gateway.events import AttemptFailed, Observer, RequestDone, RetryScheduled
 from llm_gateway.models import LLMResponse, Receipt
+from llm_gateway.price_lanes import PRICE_SHARES, PriceLane
 from llm_gateway.queue import Spoilt, Ticket
 from llm_gateway.retry import RetryPolicy
 from llm_gateway.router.upstream import Upstream, is_of_deployment
@@ -40,9 +41,13 @@ class Outcomes:
         """
         usage = completion.usage
         cost = None if usage is None else upstream.price.cost(usage)
+        price_lane = ticket.price_lane
+        if price_lane != "standard":
+            price_lane = completion.price_lane or price_lane
+            cost = None if cost is None else cost * PRICE_SHARES[price_lane]
         if ticket.ended:  # its deadline passed at this very moment
             return cost
-        response = self._response(ticket, completion, cost, upstream)
+        response = self._response(ticket, completion, cost, price_lane, upstream)
         if reading is not None:
             if reading.problem is not None:
                 self._spoilt(ticket, response, reading, upstream)
@@ -53,7 +58,9 @@ class Outcomes:
         self._done(ticket, outcome, response=response)
         return cost
 
-    def _response(self, ticket: Ticket, completion: Completion, cost: float | None, upstream: Upstream) -> LLMResponse:
+    def _response(
+        self, ticket: Ticket, completion: Completion, cost: float | None, price_lane: PriceLane, upstream: Upstream
+    ) -> LLMResponse:
         usage = completion.usage
         if ticket.spoilt is not None and (before := ticket.spoilt.response.receipt) is not None:
             usage = None if usage is None or before.usage is None else before.usage + usage
@@ -67,7 +74,7 @@ class Outcomes:
             reserved_tokens=round(ticket.estimate.cost.tokens) if ticket.estimate and ticket.grant else None,
             cost_usd=cost,
             time_to_first_token=ticket.time_to_first_token,
-            price_lane="standard",
+            price_lane=price_lane,
             cached=False,
             saved_usd=None,
             coalesced=False,
@@ -168,6 +175,11 @@ class Outcomes:
         if wait is not None:
             self.again(ticket, error, wait)
         return wait
+
+    def left_flex(self, ticket: Ticket, error: ProviderError) -> None:
+        """Note that a request goes on in the standard lane, at once and without a loss of attempts."""
+        ticket.left_flex = True
+        self.again(ticket, error, 0.0)
 
     def again(self, ticket: Ticket, error: ProviderError, wait: float) -> None:
         """Note that another attempt follows in `wait` seconds."""

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from llm_gateway.jobs import statements
+from llm_gateway.jobs import batch_book, statements
 from llm_gateway.jobs.records import Calls, Failure, Lease, NewRow, RowState, Verdict
 from llm_gateway.jobs.store import Added
 
@@ -26,6 +26,7 @@ class Store(RuleBasedStateMachine):
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         for statement in statements.SCHEMA.split(";"):
             self.connection.execute(statement)
+        batch_book.make_tables(self.connection)
         self.states: dict[int, RowState] = {}
         self.models: dict[int, str] = {}
         self.turns = Counter[int]()
@@ -88,7 +89,7 @@ class Store(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         leased = [number for number, state in self.states.items() if state is RowState.LEASED]
-        assert statements.reclaim(self.connection) == len(leased)
+        assert batch_book.reclaim(self.connection) == len(leased)
         self.states |= dict.fromkeys(leased, RowState.PENDING)
 
     @rule(kinds=st.none() | st.sets(st.sampled_from(["x", "y"]), min_size=1))

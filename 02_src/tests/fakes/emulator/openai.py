@@ -135,7 +135,7 @@ class OpenAI:
             "object": kind,
             "created": CREATED,
             "model": call.model,
-            "service_tier": "default",
+            "service_tier": call.body.get("service_tier", "default"),
             "system_fingerprint": "fp_emulator",
         }
 
