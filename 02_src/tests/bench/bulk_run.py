@@ -135,7 +135,7 @@ def abatch(task: Task) -> Callable[[], None]:
     from langchain_openai import ChatOpenAI
 
     async def work() -> None:
-        model = ChatOpenAI(model=MODEL, base_url=task.url, api_key=KEY, max_retries=2)  # type: ignore[arg-type]
+        model = ChatOpenAI(model=MODEL, base_url=task.url, api_key=KEY, max_retries=2)
         with task.source.open(encoding="utf-8") as lines, task.output.open("w", encoding="utf-8") as output:
             for chunk in chunks(lines):
                 rows = [json.loads(line) for line in chunk]
@@ -163,7 +163,7 @@ def curator(task: Task) -> Callable[[], None]:
         os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(found.origin).parent / "litellm_core_utils" / "tokenizers")
     library: Any = importlib.import_module("bespokelabs.curator")
 
-    class Answers(library.LLM):
+    class Answers(library.LLM):  # type: ignore[misc]  # it lives in another environment
         def prompt(self, row: dict[str, Any]) -> list[dict[str, str]]:
             messages: list[dict[str, str]] = row["messages"]
             return messages
