@@ -109,7 +109,7 @@ class Asker:
     async def ask(self, lease: Lease, known: LLMRequest | None = None) -> Verdict | Halt:
         """Return what becomes of a row. After a cancel it is pending, and the call under way is in doubt.
 
-        `known` is the lease's request where somebody has it at hand: reading it again is a tenth of a row's CPU.
+        `known` is the lease's request where somebody has it at hand, so that it need not be read again.
         """
         count = CallCount()
         try:
