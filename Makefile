@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test format lint types layers unit soak bench bench-memory bench-redis bench-limits bench-priority bench-cost bench-plan docs pictures lock clean
+.PHONY: help setup servers demo test format lint types layers unit soak bench bench-memory bench-bulk bench-redis bench-limits bench-priority bench-cost bench-plan docs pictures lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -66,6 +66,9 @@ bench: $(DEV) ## speed, beside bare LangChain, LiteLLM, TensorZero and any-llm
 
 bench-memory: $(DEV) ## memory over 200,000 requests on each transport, and what a shutdown leaves
 	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.memory
+
+bench-bulk: $(DEV) ## what a durable job costs, beside others; BULK=--million for a million rows too
+	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.bulk $(BULK)
 
 bench-redis: $(DEV) ## four processes on limits that one Redis counts
 	@$(BIN)/python 02_src/tests/bench/limits_redis.py

@@ -117,11 +117,14 @@ class Asker:
     priority: RequestPriority | None = None
     lane_of: Callable[[str], PriceLane] | None = None  # the price lane of a model's rows that name none
 
-    async def ask(self, lease: Lease) -> Verdict | Halt:
-        """Return what becomes of a row. After a cancel it is pending, and the call under way is in doubt."""
+    async def ask(self, lease: Lease, known: LLMRequest | None = None) -> Verdict | Halt:
+        """Return what becomes of a row. After a cancel it is pending, and the call under way is in doubt.
+
+        `known` is the lease's request where somebody has it at hand, so that it need not be read again.
+        """
         count = CallCount()
         try:
-            request = self._request(lease)
+            request = self._request(lease, known)
             response = await self._answer(lease, request, count)
         except (GatewayClosedError, asyncio.CancelledError) as error:
             task = asyncio.current_task()
@@ -141,8 +144,8 @@ class Asker:
             return Verdict(calls=count.failed_known(), failure=failure_of(error))
         return self.judged(lease, response, count.answered(response))
 
-    def _request(self, lease: Lease) -> LLMRequest:
-        request = request_of(lease.request)
+    def _request(self, lease: Lease, known: LLMRequest | None) -> LLMRequest:
+        request = request_of(lease.request) if known is None else known
         changes: dict[str, object] = {}
         if self.priority is not None and request.priority is not self.priority:
             changes["priority"] = self.priority

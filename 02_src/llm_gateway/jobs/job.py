@@ -376,6 +376,7 @@ def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
         model=name_of(request.model),
         fingerprint=fingerprint,
         request=text,
+        asked=request,
     )
 
 

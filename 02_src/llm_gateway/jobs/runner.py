@@ -19,12 +19,15 @@ from llm_gateway.errors import (
 from llm_gateway.jobs.asking import Asker, Halt, failure_of
 from llm_gateway.jobs.records import Calls, Lease, NewRow, RowState, Verdict
 from llm_gateway.jobs.store import Added, JobStore
+from llm_gateway.models import LLMRequest
 
 T = TypeVar("T")
 CHUNK = 128  # rows that are taken in together at most; the loop is not held up longer
 AHEAD = 2048  # rows that may be pending before the reading waits: the store stays small, and nobody waits for rows
 ROWS_A_SLOT = 4  # rows under way for each call that a model may have at once
 FEWEST_ROWS = 16
+KEPT = 2 * AHEAD  # requests that are kept at hand until their rows are leased
+KEPT_BYTES = 4096  # a longer one, with an image say, waits in the store alone
 STORE_PAUSE = 2.0  # seconds between attempts to write what the disk has no room for
 
 
@@ -75,7 +78,9 @@ class Runner:
         self._reading = True
         self._stopping = False
         self._abandoned = False
+        self._kept: dict[int, LLMRequest] = {}  # by the number of the row
         self._room = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
         self._failing = 0  # writes that wait for room on the disk
@@ -92,6 +97,7 @@ class Runner:
     def stop(self) -> None:
         """Read and lease nothing more; rows under way go on."""
         self._stopping = True
+        self._stopped.set()
         self._wake()
 
     def abandon(self) -> None:
@@ -108,7 +114,7 @@ class Runner:
         for model, number in (await self.persisted(self._store.pending)).items():
             self._lane(model).pending += number
         reader = asyncio.create_task(self._read(rows))
-        stopped = asyncio.create_task(self._until_stopped())
+        stopped = asyncio.create_task(self._stopped.wait())
         try:
             await asyncio.wait((reader, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not reader.done():  # it may wait for a line that never comes
@@ -186,6 +192,10 @@ class Runner:
             self._hooks.refused(row)
             self._hooks.recorded()
             return
+        if row.asked is not None and len(row.request) <= KEPT_BYTES:
+            if len(self._kept) >= KEPT:  # they went to other workers, or wait for the next run
+                self._kept.clear()
+            self._kept[row.number] = row.asked
         lane = self._lane(row.model)
         lane.pending += 1
         lane.changed.set()
@@ -242,7 +252,7 @@ class Runner:
             self.stop()
 
     async def _work(self, lane: Lane, lease: Lease) -> Verdict:
-        verdict = await self._asker.ask(lease)
+        verdict = await self._asker.ask(lease, self._kept.pop(lease.number, None))
         task = asyncio.current_task()
         if task is not None:
             self._asking.discard(task)
@@ -322,11 +332,6 @@ class Runner:
             self._wake()
             if not self._abandoned:
                 self._hooks.resumed()
-
-    async def _until_stopped(self) -> None:
-        while not self._stopping:
-            self._room.clear()
-            await self._room.wait()
 
     async def _all_ended(self) -> None:
         """Return when no row is under way and none will be; lanes end when they have nothing more to lease."""
