@@ -369,6 +369,8 @@ def name_of(model: ModelProvider | str) -> str:
 def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
     """Return the row of a request that can be asked."""
     text, fingerprint = request_json(request)
+    # The file keeps the schema of a class and not the class: answers must be the same in this run and in a later one.
+    is_whole = not isinstance(request.response_format, type)
     return NewRow(
         number=number,
         key=request.request_id,
@@ -376,7 +378,7 @@ def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
         model=name_of(request.model),
         fingerprint=fingerprint,
         request=text,
-        asked=request,
+        asked=request if is_whole else None,
     )
 
 
