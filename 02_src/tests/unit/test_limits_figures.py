@@ -20,7 +20,7 @@ from llm_gateway.limits import Pace, Reservation, Wait, read_standings
 from llm_gateway.models import LLMRequest
 from llm_gateway.tokens import Estimate, Estimator
 
-pytestmark = pytest.mark.no_cover  # other tests cover every line that these run by the hundred thousand
+pytestmark = pytest.mark.untraced  # other tests cover every line that these run by the hundred thousand
 
 Sizes = Callable[[LLMRequest, Random], tuple[int, int]]
 
