@@ -20,6 +20,7 @@ help: ## list the targets
 setup: $(DEV) $(NODE) ## make .venv and all that the tests need; done once
 	@02_src/tools/prometheus.sh
 	@02_src/tools/redis.sh
+	@02_src/tools/postgres.sh
 
 demo: $(DEMO) ## ask a small local model 40 real questions: no key, no server
 	@$(BIN)/python 02_src/tools/demo.py

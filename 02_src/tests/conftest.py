@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from fakes import deployments
 from fakes.emulator import Emulator
+from fakes.postgres_server import PostgresServer
 from fakes.redis_server import RedisServer
 
 # No test is judged by the wall clock, and a failure comes back when the test is run again.
@@ -54,3 +55,11 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One server for all tests, which leave it running; each has jobs of its own."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +18,9 @@ from llm_gateway.errors import InvalidRequestError, JobChangedError, JobError, J
 from llm_gateway.jobs.answers import AnswerSchema
 from llm_gateway.jobs.asking import Answering, Asker, failure_of
 from llm_gateway.jobs.encoding import from_json, request_json
-from llm_gateway.jobs.lock import JobLock
+from llm_gateway.jobs.opening import open_store, place_of, shown_place
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult
-from llm_gateway.jobs.runner import Hooks, Runner, window_of
-from llm_gateway.jobs.sqlite import SqliteJobStore, remove_state
+from llm_gateway.jobs.runner import LOOK_PERIOD, Hooks, Runner, window_of
 from llm_gateway.jobs.store import JobStore
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
 from llm_gateway.sentences import SECRET
@@ -60,11 +60,14 @@ class JobOutcome:
 class Job:
     """A list of requests that is answered once, however often the process dies in between.
 
-    `path` is the job's state: a file that is made at the first run, and from which a later one goes on. Every call is
-    recorded in it before it is made, every answer before it is handed out. None keeps no state.
+    `path` is the job's state: a file that is made at the first run, and from which a later one goes on, or the address
+    of a job in a database, as `postgresql://host/database?job=name`, on which many may work. Every call is recorded
+    there before it is made, every answer before it is handed out. None keeps no state.
 
     `schema` is a JSON schema: an answer that does not fit it is asked for again, `retry.max_attempts` times in all.
     `priority` goes before what the requests say. `fresh` forgets what `path` holds.
+    `helps`: another process feeds this job of a database; `work` is for that. `lease_seconds`: how long a process may
+    be silent before others take over its rows of a shared job (default 30).
     """
 
     def __init__(
@@ -78,19 +81,23 @@ class Job:
         clock: Clock | None = None,
         hooks: Hooks | None = None,
         fresh: bool = False,
+        helps: bool = False,
+        lease_seconds: float | None = None,
         on_bug: Callable[[Lease, str], None] | None = None,
     ) -> None:
         """Take the gateway and its watch: an observer of the gateway, by which the job hears of every call."""
         self._gateway = gateway
-        self._path = None if path is None else Path(path)
+        self._place = place_of(path)
         self._watch = watch
         self._fresh = fresh
+        self._helps = helps
+        self._lease_seconds = lease_seconds
         self._schema = AnswerSchema(dict(schema)) if isinstance(schema, Mapping) else schema
         self._priority = priority
         self._clock = clock or LoopClock()
         self._hooks = hooks or Hooks()
         self._on_bug = on_bug or _log_bug
-        self._lock: JobLock | None = None
+        self._release: Callable[[], None] = lambda: None
         self._store: JobStore | None = None
         self._runner: Runner | None = None
         self._work: asyncio.Task[None] | None = None
@@ -100,14 +107,10 @@ class Job:
 
     async def __aenter__(self) -> Self:
         """Open the state, or begin one. Raises JobError if another process works on this job."""
-        if self._path is None:
-            self._store = SqliteJobStore.temporary()
-            return self
-        self._lock = JobLock(self._path)
+        self._store, self._release = await open_store(
+            self._place, fresh=self._fresh, helps=self._helps, lease_seconds=self._lease_seconds
+        )
         try:
-            if self._fresh:
-                remove_state(self._path)
-            self._store = SqliteJobStore.open(self._path)
             await self._store.reclaim()
             await self._check_models(await self._store.facts())
         except BaseException:
@@ -137,8 +140,7 @@ class Job:
             if store is not None:
                 await store.close()
         finally:
-            if self._lock is not None:
-                self._lock.release()
+            self._release()
 
     def stop(self) -> None:
         """Read and ask nothing more; what is under way is still recorded."""
@@ -166,9 +168,7 @@ class Job:
     async def results(self, rows: AsyncIterable[NewRow], after: int = 0) -> AsyncIterator[list[StoredResult]]:
         """Answer rows, and yield results in the order of their recording, some at a time, those above `after`."""
         store = self.store
-        runner = self._runner = self._new_runner()
-        work = self._work = asyncio.create_task(runner.run(self._noted(rows)))
-        work.add_done_callback(lambda _: self._new_results.set())
+        runner, work = self._begun(rows)
         while True:
             self._new_results.clear()
             is_over = work.done()
@@ -182,7 +182,14 @@ class Job:
             elif is_over:
                 break
             else:
-                await self._new_results.wait()
+                await self._until_new_results()
+        await work
+        if runner.halted is not None:
+            raise runner.halted
+
+    async def work(self) -> None:
+        """Answer rows that another process feeds, until all of the job have ended or it is stopped."""
+        runner, work = self._begun(_nothing())
         await work
         if runner.halted is not None:
             raise runner.halted
@@ -214,6 +221,22 @@ class Job:
 
     # --- parts ------------------------------------------------------------------------------------------------
 
+    def _begun(self, rows: AsyncIterable[NewRow]) -> tuple[Runner, asyncio.Task[None]]:
+        """Begin to answer rows."""
+        runner = self._runner = self._new_runner()
+        work = self._work = asyncio.create_task(runner.run(self._noted(rows)))
+        work.add_done_callback(lambda _: self._new_results.set())
+        return runner, work
+
+    async def _until_new_results(self) -> None:
+        """Return when there may be new results; of those that others record nobody is told."""
+        if not self.store.shared:
+            await self._new_results.wait()
+            return
+        with suppress(TimeoutError):
+            async with self._clock.timeout(LOOK_PERIOD):
+                await self._new_results.wait()
+
     def _new_runner(self) -> Runner:
         if self._work is not None and not self._work.done():
             raise JobError("The job is being run; one run at a time.")
@@ -233,7 +256,7 @@ class Job:
             return window_of(config.model(model).max_concurrency, config.batching.max_queue_size)
 
         hooks = replace(self._hooks, recorded=self._new_results.set)
-        return Runner(self.store, asker, window=window, clock=self._clock, hooks=hooks)
+        return Runner(self.store, asker, window=window, clock=self._clock, hooks=hooks, feeds=not self._helps)
 
     async def _rows(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> AsyncIterator[NewRow]:
         number = 0
@@ -275,7 +298,7 @@ class Job:
             now = self._model(model)
             if now != before:
                 raise JobChangedError(
-                    f"Model '{model}' was {before} when the job {self._path} began, and is {now} now; "
+                    f"Model '{model}' was {before} when the job {shown_place(self._place)} began, and is {now} now; "
                     "configure it as it was, or begin another job."
                 )
 
@@ -303,6 +326,13 @@ def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
         fingerprint=fingerprint,
         request=text,
     )
+
+
+async def _nothing() -> AsyncIterator[NewRow]:
+    """Yield no row."""
+    rows: tuple[NewRow, ...] = ()
+    for row in rows:
+        yield row
 
 
 def _outcome(result: StoredResult) -> JobOutcome:

@@ -26,6 +26,7 @@ AHEAD = 2048  # rows that may be pending before the reading waits: the store sta
 ROWS_A_SLOT = 4  # rows under way for each call that a model may have at once
 FEWEST_ROWS = 16
 STORE_PAUSE = 2.0  # seconds between attempts to write what the disk has no room for
+LOOK_PERIOD = 1.0  # seconds between two looks at what others do to a shared job
 
 
 @dataclass(slots=True)
@@ -56,17 +57,33 @@ class Runner:
 
     At most a window of rows of each model is under way: memory does not grow with the job. While the store cannot be
     written, nothing is leased, and what was answered is held until it can.
+
+    On a shared store it goes on until the rows of all processes have ended, and takes over those of one that is gone.
     """
 
     def __init__(
-        self, store: JobStore, asker: Asker, *, window: Callable[[str], int], clock: Clock, hooks: Hooks
+        self,
+        store: JobStore,
+        asker: Asker,
+        *,
+        window: Callable[[str], int],
+        clock: Clock,
+        hooks: Hooks,
+        feeds: bool = True,
     ) -> None:
-        """Take what works together; `window` says how many rows of a model may be under way."""
+        """Take what works together; `window` says how many rows of a model may be under way.
+
+        `feeds`: the rows that `run` gets are the whole job; without it another process feeds a shared store.
+        """
         self._store = store
         self._asker = asker
         self._window = window
         self._clock = clock
         self._hooks = hooks
+        self._feeds = feeds
+        self._all_over = asyncio.Event()  # every row of the store has ended, those of other processes too
+        if not store.shared:
+            self._all_over.set()  # it has no others
         self._lanes: dict[str, Lane] = {}
         self._rows: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Task[None]] = set()  # those of the rows that have no verdict yet
@@ -107,6 +124,7 @@ class Runner:
             self._lane(model).pending += number
         reader = asyncio.create_task(self._read(rows))
         stopped = asyncio.create_task(self._until_stopped())
+        looking = asyncio.create_task(self._look_around())
         try:
             await asyncio.wait((reader, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not reader.done():  # it may wait for a line that never comes
@@ -114,14 +132,17 @@ class Runner:
             await asyncio.wait((reader,))
             if reader.cancelled() or reader.exception() is not None:
                 self.stop()
+            elif self._feeds and self._store.shared:
+                await self.persisted(lambda: self._store.note({"read": True}))
             self._reading = False
             self._wake()
             await self._all_ended()
         finally:
-            stopped.cancel()
+            for helper in (stopped, looking):
+                helper.cancel()
             self.stop()
             reader.cancel()
-            await asyncio.wait((reader,))
+            await asyncio.wait((reader, looking))
             await self._all_ended()
         error = self._broken if reader.cancelled() else reader.exception() or self._broken
         # Who gives up while the disk is full knows why.
@@ -157,6 +178,9 @@ class Runner:
             await self._take_in(chunk)
 
     async def _until_there_is_room(self) -> None:
+        # Others may work on a shared job, also when this process has ended: it is taken in as fast as it can be read.
+        if self._store.shared:
+            return
         while sum(lane.pending for lane in self._lanes.values()) >= AHEAD and not self._stopping:
             self._room.clear()
             await self._room.wait()
@@ -202,11 +226,31 @@ class Runner:
                     if not self._stopping:
                         await lane.changed.wait()
                     continue
+                believed = lane.pending
                 leases = await self.persisted(lambda limit=limit: self._store.lease(model, limit))  # type: ignore[misc]  # a default is no parameter
-                lane.pending -= len(leases) or limit  # another worker may have been faster
+                # Fewer: other workers were faster. Below zero: one of them, and a look around at the same time.
+                lane.pending = max(0, lane.pending - (limit if len(leases) == limit else believed))
                 self._room.set()
                 for lease in leases:
                     self._start(lane, lease)
+        except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
+            self._broken = self._broken or error
+            self.stop()
+
+    async def _look_around(self) -> None:
+        """Take over what others left behind, learn of what they brought and did, and note when all is over."""
+        try:
+            while self._store.shared and not self._stopping:
+                await self.persisted(self._store.reclaim)
+                found = await self.persisted(self._store.pending)
+                for model in found:
+                    self._lane(model)
+                for model, lane in self._lanes.items():
+                    lane.pending = found.get(model, 0)
+                if not self._reading and await self.persisted(self._store.is_over):
+                    self._all_over.set()
+                self._wake()
+                await self._clock.sleep(LOOK_PERIOD)
         except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
             self._broken = self._broken or error
             self.stop()
@@ -319,13 +363,16 @@ class Runner:
 
     async def _all_ended(self) -> None:
         """Return when no row is under way and none will be; lanes end when they have nothing more to lease."""
+        while not (self._stopping or self._all_over.is_set()):
+            self._room.clear()
+            await self._room.wait()
         while lanes := [lane.task for lane in self._lanes.values() if lane.task is not None and not lane.task.done()]:
             await asyncio.wait(lanes)
         while self._rows:
             await asyncio.wait(self._rows)
 
     def _is_over(self, lane: Lane) -> bool:
-        return not self._reading and not lane.pending and not lane.unrecorded
+        return not self._reading and not lane.pending and not lane.unrecorded and self._all_over.is_set()
 
     def _wake(self) -> None:
         self._room.set()

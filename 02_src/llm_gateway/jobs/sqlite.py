@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from llm_gateway.errors import JobError
 from llm_gateway.jobs import statements
-from llm_gateway.jobs.commits import LOCK_PATIENCE, Commits
+from llm_gateway.jobs.commits import LOCK_PATIENCE, SqliteCommits
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult, Verdict
 from llm_gateway.jobs.store import Added
 
@@ -22,10 +22,12 @@ OWNER_ONLY = 0o600  # it holds prompts until they are answered
 class SqliteJobStore:
     """JobStore in one file: write-ahead log, every transaction flushed to the disk, one connection in one thread."""
 
+    shared = False
+
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
         """Open it. Raises JobError; see `open` and `temporary`."""
         self.name = name
-        self._commits = Commits(connect, name)
+        self._commits = SqliteCommits(connect, name)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -73,6 +75,10 @@ class SqliteJobStore:
     async def pending(self) -> dict[str, int]:
         """Return how many rows of each model are pending."""
         return await self._commits.run(statements.pending)
+
+    async def is_over(self) -> bool:
+        """Whether the input was read to its end and every row has ended."""
+        return await self._commits.run(statements.is_over)
 
     async def last_number(self) -> int:
         """Return the highest number of a row, 0 where there is none."""
