@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -67,7 +66,7 @@ class Run:
         self._stopped = asyncio.Event()
         self._shutdown: asyncio.Task[None] | None = None
 
-    async def to_the_end(self, before: Ledger, *, after: int, state: Path | None) -> int:
+    async def to_the_end(self, before: Ledger, *, after: int, state: str | None) -> int:
         """Write the results above `after`, say what it came to, and return the exit code.
 
         An error of the reading is raised once all that was under way has ended.
@@ -114,14 +113,18 @@ class Run:
 
     async def _work(self, before: Ledger, after: int) -> None:
         try:
-            async for results in self._job.results(self._new_rows(before), after):
-                await self._take(results)
+            await self._answer(before, after)
         except ConfigurationError as error:
             self._halt(Stop(str(error), USAGE, 0.0))
         except BudgetExceededError as error:
             self._halt(Stop(str(error), FAILED, None))
         if not self._unwritten:
             await self._guarded(self._writer.end())
+
+    async def _answer(self, before: Ledger, after: int) -> None:
+        """Have the rows answered and their results written."""
+        async for results in self._job.results(self._new_rows(before), after):
+            await self._take(results)
 
     async def _new_rows(self, before: Ledger) -> AsyncIterator[NewRow]:
         """Yield the rows that the job has not taken in."""
@@ -132,7 +135,8 @@ class Run:
                 number += 1
                 yield stored(row)
         self._tally.total = number
-        await self._job.store.note({"read": True})
+        if not self._job.store.shared:  # there the last rows have to be in first
+            await self._job.store.note({"read": True})
 
     async def _take(self, results: Sequence[StoredResult]) -> None:
         """Write results, and count those that are new."""
@@ -209,3 +213,26 @@ class Run:
         elif self._shutdown is not None:
             self._shutdown.cancel()
             self._job.abandon()
+
+
+class Loading(Run):
+    """A pass that takes rows in and leaves them to workers."""
+
+    async def _answer(self, before: Ledger, after: int) -> None:  # noqa: ARG002 - nothing is answered
+        await self._job.take_in(self._new_rows(before))
+
+    def _verdict(self, ledger: Ledger, *, resumable: bool) -> int:
+        return OK if self._stop is None else super()._verdict(ledger, resumable=resumable)
+
+
+class Helping(Run):
+    """A pass of a worker: another process feeds the job, and the results stay where they are."""
+
+    async def _answer(self, before: Ledger, after: int) -> None:  # noqa: ARG002 - all of the job
+        await self._job.work()
+
+    def _verdict(self, ledger: Ledger, *, resumable: bool) -> int:
+        """Return OK also where rows have failed: a worker that is started again could not mend that."""
+        own = f"{count(self._tally.done, 'row')} by this worker"
+        self._console.print(f"{own}, {count(self._tally.errors, 'error')}.")
+        return OK if self._stop is None else super()._verdict(ledger, resumable=resumable)

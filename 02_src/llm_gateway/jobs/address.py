@@ -29,6 +29,10 @@ class JobAddress:
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read an address. Raises ConfigurationError, which does not repeat what may be a password."""
+        if not is_database(url):
+            raise ConfigurationError(
+                "The address of a job in a database reads postgresql://user@host/database?job=NAME."
+            )
         try:
             parts = urlsplit(url)
             parameters = parse_qsl(parts.query, keep_blank_values=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
@@ -18,13 +17,14 @@ from llm_gateway.errors import InvalidRequestError, JobChangedError, JobError, J
 from llm_gateway.jobs.answers import AnswerSchema
 from llm_gateway.jobs.asking import Answering, Asker, failure_of
 from llm_gateway.jobs.encoding import from_json, request_json
-from llm_gateway.jobs.opening import open_store, place_of, shown_place
+from llm_gateway.jobs.opening import Place, open_store, place_of, shown_place
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult
 from llm_gateway.jobs.runner import LOOK_PERIOD, Hooks, Runner, window_of
 from llm_gateway.jobs.store import JobStore
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
 from llm_gateway.sentences import SECRET
 
+T = TypeVar("T")
 log = logging.getLogger("llm_gateway")
 
 RESULTS_AT_ONCE = 256
@@ -73,7 +73,7 @@ class Job:
     def __init__(
         self,
         gateway: JobGateway,
-        path: Path | str | None,
+        path: Place | str,
         *,
         watch: CallWatch,
         schema: Mapping[str, Any] | AnswerSchema | None = None,
@@ -187,6 +187,15 @@ class Job:
         if runner.halted is not None:
             raise runner.halted
 
+    async def load(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> None:
+        """Take all requests in and ask none; workers do that, or a later run."""
+        await self.take_in(self._rows(requests))
+
+    async def take_in(self, rows: AsyncIterable[NewRow]) -> None:
+        """Do the same with rows."""
+        _, work = self._begun(rows, asks=False)
+        await work
+
     async def work(self) -> None:
         """Answer rows that another process feeds, until all of the job have ended or it is stopped."""
         runner, work = self._begun(_nothing())
@@ -213,17 +222,25 @@ class Job:
 
     async def ledger(self) -> Ledger:
         """Return all rows and calls, added up in the state."""
-        return await self.store.ledger()
+        return await self._patiently(self.store.ledger)
+
+    async def note(self, facts: Mapping[str, Any], /) -> None:
+        """Note JSON values in the state, each in the place of an earlier one of its name."""
+        await self._patiently(lambda: self.store.note(facts))
 
     async def retry_failed(self, kinds: Collection[str] | None = None) -> int:
         """Take back the failures of some kinds, or of all, for the next `run`; return how many."""
         return await self.store.retry_failed(kinds)
 
+    async def _patiently(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Do it; while the store is busy, a job that has been begun waits for it."""
+        return await (action() if self._runner is None else self._runner.persisted(action))
+
     # --- parts ------------------------------------------------------------------------------------------------
 
-    def _begun(self, rows: AsyncIterable[NewRow]) -> tuple[Runner, asyncio.Task[None]]:
+    def _begun(self, rows: AsyncIterable[NewRow], *, asks: bool = True) -> tuple[Runner, asyncio.Task[None]]:
         """Begin to answer rows."""
-        runner = self._runner = self._new_runner()
+        runner = self._runner = self._new_runner(asks=asks)
         work = self._work = asyncio.create_task(runner.run(self._noted(rows)))
         work.add_done_callback(lambda _: self._new_results.set())
         return runner, work
@@ -237,7 +254,7 @@ class Job:
             async with self._clock.timeout(LOOK_PERIOD):
                 await self._new_results.wait()
 
-    def _new_runner(self) -> Runner:
+    def _new_runner(self, *, asks: bool) -> Runner:
         if self._work is not None and not self._work.done():
             raise JobError("The job is being run; one run at a time.")
         config = self._gateway.config
@@ -256,7 +273,9 @@ class Job:
             return window_of(config.model(model).max_concurrency, config.batching.max_queue_size)
 
         hooks = replace(self._hooks, recorded=self._new_results.set)
-        return Runner(self.store, asker, window=window, clock=self._clock, hooks=hooks, feeds=not self._helps)
+        return Runner(
+            self.store, asker, window=window, clock=self._clock, hooks=hooks, feeds=not self._helps, asks=asks
+        )
 
     async def _rows(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> AsyncIterator[NewRow]:
         number = 0
@@ -286,7 +305,7 @@ class Job:
         async for row in rows:
             if row.model and row.model not in seen:
                 seen.add(row.model)
-                await self.store.note({f"{MODEL}{row.model}": self._model(row.model)})
+                await self.note({f"{MODEL}{row.model}": self._model(row.model)})
             yield row
 
     async def _check_models(self, facts: Mapping[str, Any]) -> None:

@@ -14,9 +14,9 @@ from llm_gateway.jobs.store import JobStore
 Place = Path | JobAddress | None
 
 
-def place_of(path: Path | str | None) -> Place:
+def place_of(path: Place | str) -> Place:
     """Return where a job lives. Raises ConfigurationError for an address that names no job."""
-    if path is None or isinstance(path, Path):
+    if path is None or isinstance(path, Path | JobAddress):
         return path
     return JobAddress.of_job(path) if is_database(path) else Path(path)
 

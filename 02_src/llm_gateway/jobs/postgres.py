@@ -201,27 +201,27 @@ class PostgresView:
         """Return what was noted of the job."""
         return self._told(self._statements.facts)
 
-    def note(self, noted: Mapping[str, Any]) -> None:
-        """Note facts of the job."""
-        self._told(lambda connection: self._statements.note(connection, noted))
+    def note(self, facts: Mapping[str, Any], /) -> None:
+        """Note JSON values, each in the place of an earlier one of its name."""
+        self._told(lambda connection: self._statements.note(connection, facts))
 
     def ledger(self) -> Ledger:
         """Add up all rows and calls."""
         return self._told(self._statements.ledger)
 
-    def workers(self) -> list[tuple[str, int]]:
-        """Return host and process of the workers that live."""
-        return self._told(self._statements.workers)
+    def workers(self) -> list[str]:
+        """Return a word for each worker that lives."""
+        return [f"{host} (process {process})" for host, process in self._told(self._statements.workers)]
 
     def last_number(self) -> int:
         """Return the highest number of a row."""
         return self._told(self._statements.last_number)
 
-    def results(self, after: int, limit: int) -> list[StoredResult]:
+    def results(self, after: int, limit: int, /) -> list[StoredResult]:
         """Return results in the order of their recording."""
         return self._told(lambda connection: self._statements.results(connection, after, limit))
 
-    def results_by_number(self, after: int, limit: int) -> list[StoredResult]:
+    def results_by_number(self, after: int, limit: int, /) -> list[StoredResult]:
         """Return results in the order of the input."""
         return self._told(lambda connection: self._statements.results_by_number(connection, after, limit))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -49,6 +50,7 @@ class Hooks:
     paused: Callable[[JobStoreBusyError], None] = lambda _error: None  # the store cannot be written; it will go on
     resumed: Callable[[], None] = lambda: None
     recorded: Callable[[], None] = lambda: None  # there may be new results
+    ended: Callable[[Verdict], None] = lambda _verdict: None  # a row of this process has a result
     refused: Callable[[NewRow], None] = lambda _row: None  # a row cannot be asked
 
 
@@ -70,10 +72,12 @@ class Runner:
         clock: Clock,
         hooks: Hooks,
         feeds: bool = True,
+        asks: bool = True,
     ) -> None:
         """Take what works together; `window` says how many rows of a model may be under way.
 
-        `feeds`: the rows that `run` gets are the whole job; without it another process feeds a shared store.
+        `feeds`: the rows that `run` gets are the whole job; without it another process feeds a shared store. Without
+        `asks` rows are only taken in.
         """
         self._store = store
         self._asker = asker
@@ -81,12 +85,14 @@ class Runner:
         self._clock = clock
         self._hooks = hooks
         self._feeds = feeds
+        self._asks = asks
         self._all_over = asyncio.Event()  # every row of the store has ended, those of other processes too
-        if not store.shared:
-            self._all_over.set()  # it has no others
+        if not store.shared or not asks:
+            self._all_over.set()  # nobody else's rows are waited for
         self._lanes: dict[str, Lane] = {}
         self._rows: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Task[None]] = set()  # those of the rows that have no verdict yet
+        self._has_news = asyncio.Event()  # it may be worth a look whether all is over
         self._reading = True
         self._stopping = False
         self._abandoned = False
@@ -135,6 +141,7 @@ class Runner:
             elif self._feeds and self._store.shared:
                 await self.persisted(lambda: self._store.note({"read": True}))
             self._reading = False
+            self._has_news.set()
             self._wake()
             await self._all_ended()
         finally:
@@ -211,7 +218,8 @@ class Runner:
         lane = self._lanes.get(model)
         if lane is None:
             lane = self._lanes[model] = Lane(self._window(model))
-            lane.task = asyncio.create_task(self._dispatch(model, lane))
+            if self._asks:
+                lane.task = asyncio.create_task(self._dispatch(model, lane))
         return lane
 
     async def _dispatch(self, model: str, lane: Lane) -> None:
@@ -240,7 +248,8 @@ class Runner:
     async def _look_around(self) -> None:
         """Take over what others left behind, learn of what they brought and did, and note when all is over."""
         try:
-            while self._store.shared and not self._stopping:
+            while self._store.shared and self._asks and not self._stopping:
+                self._has_news.clear()
                 await self.persisted(self._store.reclaim)
                 found = await self.persisted(self._store.pending)
                 for model in found:
@@ -250,7 +259,9 @@ class Runner:
                 if not self._reading and await self.persisted(self._store.is_over):
                     self._all_over.set()
                 self._wake()
-                await self._clock.sleep(LOOK_PERIOD)
+                with suppress(TimeoutError):
+                    async with self._clock.timeout(LOOK_PERIOD):
+                        await self._has_news.wait()
         except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
             self._broken = self._broken or error
             self.stop()
@@ -266,6 +277,8 @@ class Runner:
     def _row_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
         self._rows.discard(task)
         lane.unrecorded -= 1
+        if not lane.unrecorded:
+            self._has_news.set()
         self._wake()
         if task.cancelled():  # before its first step; its call stays in doubt
             self.broken_off += 1
@@ -292,8 +305,10 @@ class Runner:
         except JobStoreBusyError:  # given up: the row stays leased, and its call in doubt, until the job goes on
             self.broken_off += 1
             return
-        if verdict.answer is not None or verdict.failure is not None:
+        if verdict.state is not RowState.PENDING:
             self._hooks.recorded()
+            if is_ours:
+                self._hooks.ended(verdict)
         elif verdict.broken_off:
             self.broken_off += 1
         if verdict.state is RowState.PENDING and is_ours:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -41,18 +42,18 @@ def other_user() -> pwd.struct_passwd | None:
 
 
 class PostgresServer:
-    """One server process whose disk is never waited for."""
+    """One server process whose disk is never waited for, in a temporary folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self._programs = find_programs()
         self._user = other_user()
-        self._data = folder / "data"
+        # Folders of pytest are closed to the user who runs it.
+        self._folder = Path(tempfile.mkdtemp(prefix="llm-gateway-postgres-"))
+        self._data, self._log = self._folder / "data", self._folder / "server.log"
         self._data.mkdir(mode=0o700)
+        self._folder.chmod(0o755)
         if self._user is not None:
             os.chown(self._data, self._user.pw_uid, self._user.pw_gid)
-            for each in (folder, *folder.parents):  # the temporary folders that lead here
-                if each.stat().st_uid == os.getuid() and each != each.parent and "pytest" in str(each):
-                    each.chmod(each.stat().st_mode | 0o011)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -85,7 +86,7 @@ class PostgresServer:
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError("PostgreSQL did not start")
+                raise RuntimeError(f"PostgreSQL did not start: {self._log.read_text()}")
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -94,6 +95,11 @@ class PostgresServer:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(PATIENCE)
             self._process = None
+
+    def close(self) -> None:
+        """Stop it and take its folder away."""
+        self.stop()
+        shutil.rmtree(self._folder)
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""
@@ -114,12 +120,13 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         user = self._user
-        return subprocess.Popen(  # noqa: S603 - the programs that the system has under these names
-            [self._programs / program, *arguments],
-            cwd=self._data,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            user=user.pw_uid if user else None,
-            group=user.pw_gid if user else None,
-            extra_groups=[] if user else None,
-        )
+        with self._log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - the programs that the system has under these names
+                [self._programs / program, *arguments],
+                cwd=self._data,
+                stdout=log,
+                stderr=log,
+                user=user.pw_uid if user else None,
+                group=user.pw_gid if user else None,
+                extra_groups=[] if user else None,
+            )

@@ -42,11 +42,11 @@ def url(postgres_server: PostgresServer) -> str:
 
 
 @pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def own_server() -> Iterator[PostgresServer]:
     """A server that a test may stop."""
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server = PostgresServer()
     yield server
-    server.stop()
+    server.close()
 
 
 class Member:
