@@ -149,10 +149,10 @@ class Command:
         """Note what the job is about, or check that it is about the same. Raises JobError."""
         state = shown_place(self._state)
         named = f"'{state}'" if self._options.job is not None else str(self._path)
-        output = self._fact
-        if isinstance(self._state, JobAddress) and not self._stays and output not in await job.store.facts():
+        is_new = isinstance(self._state, JobAddress) and self._fact not in await job.store.facts()
+        if is_new and not self._stays and self._output != STANDARD_OUTPUT:
             check_output(self._path, force=self._options.force, source=self._rows.status)
-            await job.store.note({output: START})
+            await job.store.note({self._fact: START})
         await begin(job, survey, self._rows.name, state=state, named=named, settings=self._settings())
 
     def _check_shared(self) -> None:
