@@ -125,7 +125,7 @@ class Runner:
     async def run(self, rows: AsyncIterable[NewRow]) -> None:
         """Return when every row has ended, or after `stop` those under way; an error of the reading is raised then."""
         ledger = await self.persisted(self._store.ledger)
-        self._answered = ledger.done > 0
+        self._answered = ledger.done > 0 and not self._store.shared
         for model, number in (await self.persisted(self._store.pending)).items():
             self._lane(model).pending += number
         reader = asyncio.create_task(self._read(rows))
@@ -296,7 +296,8 @@ class Runner:
         if isinstance(verdict, Halt):
             verdict = self._after_halt(lane, verdict)
         elif verdict.answer is not None:
-            self._answered = True
+            # What this process has no key for, another one of a shared job may: no row fails of it.
+            self._answered = not self._store.shared
         # The next row can be leased in the same transaction that records this one.
         lane.asking -= 1
         lane.changed.set()

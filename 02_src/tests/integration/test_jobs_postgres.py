@@ -18,7 +18,7 @@ from fakes.postgres_server import PostgresServer
 from fakes.provider import FakeProvider, ask, gateway_over
 from llm_gateway import LLMRequest
 from llm_gateway.calls import CallWatch
-from llm_gateway.errors import ConfigurationError, JobError, JobStoreBusyError
+from llm_gateway.errors import ConfigurationError, JobError, JobStoreBusyError, MissingApiKeyError
 from llm_gateway.jobs import Job, JobOutcome, postgres, postgres_tables, runner
 from llm_gateway.jobs.address import JobAddress
 from llm_gateway.jobs.postgres import PostgresJobStore, jobs_in, viewing
@@ -141,6 +141,24 @@ async def test_a_worker_needs_a_job_that_is_there_and_a_database(url: str) -> No
         await Member(f"{url.partition('?')[0]}?job=none").job(helps=True).__aenter__()
     with pytest.raises(JobError, match="Only a job in a database has workers"):
         await Member("file.job").job(helps=True).__aenter__()
+
+
+async def test_a_worker_without_a_key_ends_and_fails_no_row_of_the_others(url: str) -> None:
+    feeder, keyless = Member(url), Member(url)
+    await feeder.run(some(3))
+
+    async def no_key(_request: LLMRequest) -> None:
+        raise MissingApiKeyError("no key")
+
+    async with feeder.job() as job:
+        await job.load(some(6))
+    keyless.provider.work = no_key
+    with pytest.raises(MissingApiKeyError):
+        await keyless.work()
+    async with feeder.job() as job:
+        ledger = await job.ledger()
+    assert (ledger.done, ledger.pending, dict(ledger.failed)) == (3, 3, {})
+    assert len(await Member(url).run(some(6))) == 6
 
 
 async def test_a_fresh_job_forgets_but_not_while_somebody_works_on_it(url: str) -> None:
