@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test format lint types layers unit soak bench bench-memory bench-redis bench-limits bench-priority bench-cost docs pictures lock clean
+.PHONY: help setup servers demo test format lint types layers unit soak bench bench-memory bench-bulk bench-redis bench-limits bench-priority bench-cost bench-plan docs pictures lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,12 +12,20 @@ DEV := $(VENV)/.ready-dev
 DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.ready-demo)
 AIMOCK := 02_src/tests/aimock
 NODE := $(AIMOCK)/node_modules/.ready
+# Two targets at a time; what each prints stays in one piece where make can do that (since 4.0).
+TOGETHER = $(MAKE) --no-print-directory -j2
+IN_ONE_PIECE := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+# Whoever forbids Python to keep what it compiled pays for it with every process that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
 TYPED := 02_src/llm_gateway 02_src/llm_gateway_pytest.py 02_src/tests 02_src/tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-setup: $(DEV) $(NODE) ## make .venv and all that the tests need; done once
+setup: ## make .venv and all that the tests need; done once
+	+@$(TOGETHER) servers $(DEV) $(NODE)
+
+servers:
 	@02_src/tools/prometheus.sh
 	@02_src/tools/redis.sh
 	@02_src/tools/postgres.sh
@@ -26,7 +34,7 @@ demo: $(DEMO) ## ask a small local model 40 real questions: no key, no server
 	@$(BIN)/python 02_src/tools/demo.py
 
 test: setup ## all that must pass: format, lint, types, layers, tests with coverage
-	@$(MAKE) --no-print-directory format lint types layers
+	+@$(TOGETHER) $(IN_ONE_PIECE) types format lint layers
 	@echo "==> the local model that some tests ask"
 	@$(BIN)/llm-gateway pull
 	@echo "==> tests"
@@ -60,6 +68,9 @@ bench: $(DEV) ## speed, beside bare LangChain, LiteLLM, TensorZero and any-llm
 bench-memory: $(DEV) ## memory over 200,000 requests on each transport, and what a shutdown leaves
 	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.memory
 
+bench-bulk: $(DEV) ## what a durable job costs, beside others; BULK=--million for a million rows too
+	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.bulk $(BULK)
+
 bench-redis: $(DEV) ## four processes on limits that one Redis counts
 	@$(BIN)/python 02_src/tests/bench/limits_redis.py
 
@@ -71,6 +82,9 @@ bench-priority: $(DEV) ## what HIGH waits beside a flood of LOW, and how agents 
 
 bench-cost: $(DEV) ## what limits and order cost in CPU and memory
 	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.cost_bench
+
+bench-plan: $(DEV) ## whether a plan's memory stays flat at a million rows
+	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.plan_bench
 
 docs: $(DEV) ## write the reference from the docstrings
 	@$(BIN)/python 02_src/tools/reference.py
@@ -88,5 +102,5 @@ clean: ## remove what the other targets made, but no journal
 $(VENV)/.ready-%: requirements/%.txt pyproject.toml 02_src/tools/setup.sh
 	@02_src/tools/setup.sh $*
 
-$(NODE): $(AIMOCK)/package-lock.json 02_src/tools/node.sh
+$(NODE): $(AIMOCK)/package-lock.json 02_src/tools/node.sh | $(DEV)
 	@02_src/tools/node.sh $(AIMOCK)

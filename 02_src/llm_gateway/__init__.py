@@ -13,6 +13,7 @@ from llm_gateway.errors import (
     ConfigurationError,
     ContextLengthError,
     DeadlineExceededError,
+    EmbeddingError,
     GatewayClosedError,
     GatewayError,
     IncompleteResponseError,
@@ -38,6 +39,7 @@ from llm_gateway.errors import (
 )
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.models import (
+    EmbeddingResponse,
     LLMMessage,
     LLMRequest,
     LLMResponse,
@@ -65,6 +67,8 @@ __all__ = [
     "ConfigurationError",
     "ContextLengthError",
     "DeadlineExceededError",
+    "EmbeddingError",
+    "EmbeddingResponse",
     "GatewayClosedError",
     "GatewayError",
     "IncompleteResponseError",

@@ -18,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from llm_gateway.errors import ConfigurationError, UnknownModelError
 from llm_gateway.models import ModelProvider, Numeric
+from llm_gateway.price_lanes import LaneChoice, refusal
 from llm_gateway.sentences import nearest, sentence_of, shown
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Numeric]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Numeric]
 PositiveInt = Annotated[int, Field(ge=1), Numeric]
 Name = Annotated[str, Field(min_length=1)]
+Flag = Annotated[bool, Field(strict=True)]
 
 BUILT_IN_PROVIDERS = ("openai", "anthropic", "ollama", "llamacpp")
 
@@ -108,6 +110,12 @@ Transport = Literal["lean", "sdk"]
 """How calls travel: over HTTP of our own under LangChain's chat model, or through the provider's SDK."""
 
 
+def _redis_address(url: SecretStr | None) -> SecretStr | None:
+    if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("no address of a Redis; write it as redis://host:port/0, rediss://… or unix://path")
+    return url
+
+
 class SharedSettings(Settings):
     """Limits that many processes and hosts share."""
 
@@ -125,9 +133,7 @@ class SharedSettings(Settings):
     @field_validator("redis_url")
     @classmethod
     def _has_scheme(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("no address of a Redis; write it as redis://host:port/0, rediss://… or unix://path")
-        return url
+        return _redis_address(url)
 
 
 class ProviderSettings(Settings):
@@ -184,8 +190,21 @@ FallbackKind = Literal[
     "model_not_found",
     "quota_exhausted",
     "rejected",
+    "invalid_answer",
 ]
 """The kinds of error that can have fallbacks of their own; "default" stands for all but "rejected"."""
+
+
+StructuredOutput = Literal["native", "tool", "prompt"]
+
+
+class EmbeddingSettings(Settings):
+    """How many texts may go into one provider call."""
+
+    max_inputs: PositiveInt | None = None
+    """Texts. Default: 2048 for OpenAI and Azure, 512 for Ollama, 96 for all others."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of all texts together. Default: 300000 for OpenAI and Azure, 100000 for Ollama, 16000 for all others."""
 
 
 class FurtherDeployment(Settings):
@@ -199,6 +218,7 @@ class FurtherDeployment(Settings):
     max_concurrency: PositiveInt | None = None
     max_tokens: PositiveInt | None = None
     context: PositiveInt | None = None
+    structured_output: StructuredOutput | None = None
     price: PriceSettings | None = None
     limits: LimitSettings | Literal[False] | None = None
     options: dict[str, Any] | None = None
@@ -217,6 +237,9 @@ class ModelSettings(Settings):
     """For requests that set none. Default: the provider's; 4096 for Anthropic, which would else reserve its maximum."""
     context: PositiveInt | None = None
     """Tokens of context. Default: as the model's profile knows; for llamacpp 4096 in each slot."""
+    structured_output: StructuredOutput | None = None
+    """How an answer in a `response_format` is asked for: the provider enforces the schema, the model must call a tool
+    that takes it, or the prompt tells it. Default: as the kind of provider and the model's profile know."""
     price: PriceSettings | None = None
     """Default: as genai-prices knows."""
     limits: LimitSettings | Literal[False] | None = None
@@ -232,6 +255,16 @@ class ModelSettings(Settings):
     fallbacks: list[Name] | dict[FallbackKind, list[Name]] = Field(default_factory=list)
     """Models to ask in turn when this one cannot answer: its attempts are used up, its breaker is open, its key is
     refused, or the prompt is too long for it. As a table, by kind of error; an empty list means none for that kind."""
+    cache: bool = True
+    """Keep this model's answers, where there is a section `[cache]`. A request's own `cache` goes first."""
+
+    embedding: EmbeddingSettings | Flag = False
+    """True for a model that makes vectors of texts, for `embed`; a table also says how much goes into one call."""
+
+    lane: LaneChoice = "standard"
+    """The price lane of requests that name none: "standard", "flex" (later, at half the price), "batch" (bulk jobs,
+    within a day, at half the price), or "auto": for LOW requests the cheapest one that the model has and that is early
+    enough, "standard" for all others."""
 
     def all_deployments(self) -> list[ModelSettings]:
         """Return the settings of each deployment, this section's own first."""
@@ -265,6 +298,35 @@ class BudgetSettings(Settings):
     def is_empty(self) -> bool:
         """Whether there is no budget at all."""
         return self.total is None and self.each_agent is None and not self.models and not self.agents
+
+
+class CacheSettings(Settings):
+    """Answers that are kept and given to identical requests later. With this section, even an empty one, it is on."""
+
+    store: Literal["sqlite", "redis", "memory"] | None = None
+    """Where they are kept: in a file, in a Redis or Valkey, or in this process alone. Default: "redis" where an address
+    is given, here or in `[limits]`, and no `path` is; else "sqlite"."""
+    path: Path = Path("llm-gateway-cache.sqlite")
+    """The file, relative to the working directory. Several processes may share it."""
+    redis_url: SecretStr | None = None
+    """Default: that of `[limits]`, whose `prefix` holds here, too."""
+    ttl: Positive | None = None
+    """Seconds after which an answer is too old. Default: never."""
+    max_entries: PositiveInt = 100_000
+    """Answers beyond so many push out those that were used least recently."""
+    max_bytes: Annotated[int, Field(ge=4096), Numeric] = 1024 * 1024 * 1024
+    """So do answers beyond so many bytes in all."""
+    tenant: str = ""
+    """Gateways with another tenant share nothing with this one, also in the same store."""
+    each_agent: bool = False
+    """Agents share nothing with each other: each is a tenant of its own."""
+    any_temperature: bool = False
+    """Also keep answers to requests with a temperature above 0."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _has_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        return _redis_address(url)
 
 
 class BatchingSettings(Settings):
@@ -325,6 +387,8 @@ class GatewayConfig(Settings):
     limits: SharedSettings = SharedSettings()
     logs: LogSettings = LogSettings()
     budgets: BudgetSettings = BudgetSettings()
+    cache: CacheSettings | None = None
+    """Default: no answer is kept."""
     coalesce: bool = False
     """Let identical requests at temperature 0 that are under way at the same time share one call."""
     freeze: bool = False
@@ -388,6 +452,8 @@ def load_config(config: Mapping[str, Any]) -> GatewayConfig:
     _check_transports(loaded)
     _check_providers(loaded)
     _check_names(loaded)
+    _check_cache(loaded)
+    _check_lanes(loaded)
     return loaded
 
 
@@ -459,9 +525,44 @@ def _check_providers(config: GatewayConfig) -> None:
                 )
 
 
+def _check_cache(config: GatewayConfig) -> None:
+    """A store that is named has what it needs, and what is given is used."""
+    cache = config.cache
+    if cache is None:
+        return
+    url = cache.redis_url or config.limits.redis_url
+    if cache.store == "redis" and url is None:
+        raise ConfigurationError(
+            "Configuration key cache.store: 'redis' needs an address; give cache.redis_url or limits.redis_url."
+        )
+    for key, store in (("redis_url", "redis"), ("path", "sqlite")):
+        if key in cache.model_fields_set and cache.store not in {store, None}:
+            raise ConfigurationError(
+                f"Configuration key cache.{key}: the store '{cache.store}' has no use for it; leave one of them out."
+            )
+    if cache.store is None and {"redis_url", "path"} <= cache.model_fields_set:
+        raise ConfigurationError("Configuration key cache.path: cache.redis_url is given, too; leave one of them out.")
+
+
+def _check_lanes(config: GatewayConfig) -> None:
+    """A price lane that none of a model's deployments has is an error now."""
+    for name, model in config.models.items():
+        reasons = []
+        for each in model.all_deployments():
+            kind = config.providers.get(each.provider, ProviderSettings()).kind or each.provider
+            reasons.append(refusal(model.lane, kind=kind, model=each.model))
+        if all(reasons):
+            raise ConfigurationError(f"Configuration key models.{name}.lane: {reasons[0]}")
+
+
 def _check_names(config: GatewayConfig) -> None:
     """What names a model names one that is configured, and deployments of one model differ."""
     for name, model in config.models.items():
+        if model.embedding and model.fallbacks:
+            raise ConfigurationError(
+                f"Configuration key models.{name}.fallbacks: the vectors of two embedding models cannot be compared; "
+                "leave it out, or name further hosts of the same model under deployments."
+            )
         lists = {"": model.fallbacks} if isinstance(model.fallbacks, list) else model.fallbacks
         for kind, fallbacks in lists.items():
             for fallback in fallbacks:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from llm_gateway.models import LLMResponse
+    from llm_gateway.models import LLMResponse, Receipt
 
 
 class GatewayError(Exception):
@@ -19,6 +19,7 @@ class GatewayError(Exception):
 
     retryable: ClassVar[bool] = False
     kind: ClassVar[str] = "error"  # a short stable word for logs, statistics and result files
+    response: LLMResponse | None = None  # the last answer that was paid for, if one came that did not fit its format
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by state, since the constructors take keywords."""
@@ -162,6 +163,29 @@ class BatchError(GatewayError):
         return [outcome for outcome in self.outcomes if not isinstance(outcome, BaseException)]
 
 
+class EmbeddingError(GatewayError):
+    """Some texts of one `embed` got no vector. `vectors` holds those that came, None in the places of the others."""
+
+    kind = "embedding"
+
+    def __init__(
+        self,
+        errors: Mapping[int, BaseException],
+        *,
+        vectors: Sequence[list[float] | None],
+        receipt: Receipt,
+    ) -> None:
+        first = min(errors)
+        super().__init__(
+            f"{len(errors)} of {len(vectors)} texts failed; the first, texts[{first}], with "
+            f"{type(errors[first]).__name__}: {errors[first]} "
+            "The other vectors are in `.vectors`, all errors in `.errors`."
+        )
+        self.errors = dict(errors)  # by the place of the text
+        self.vectors = list(vectors)
+        self.receipt = receipt  # of the calls that brought the vectors
+
+
 class ProviderError(GatewayError):
     """A provider refused, failed or could not be reached. Attributes tell which one, and what it said."""
 
@@ -272,7 +296,10 @@ class StreamInterruptedError(GatewayError):
 
 
 class InvalidAnswerError(GatewayError):
-    """The model answered, but not as the job's schema asks. The message says what is wrong where."""
+    """The model answered, but not as `response_format` or the job's schema asks. The message says what is wrong where.
+
+    `response` is the last answer, with what all attempts cost in its receipt; None from a job, whose file has both.
+    """
 
     kind = "invalid_answer"
 

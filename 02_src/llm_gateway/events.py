@@ -47,6 +47,7 @@ class RequestQueued(Event):
     request_id: str
     model: str
     priority: RequestPriority
+    operation: Literal["chat", "embeddings"] = "chat"  # what is asked of the model
 
 
 @event
@@ -132,6 +133,8 @@ class RequestDone(Event):
     agent: str | None = None
     usage: TokenUsage | None = None
     cost_usd: float | None = None
+    cached: Literal[True] | None = None  # an answer that was kept: no call was made
+    saved_usd: float | None = None  # what that answer cost when it was made; None: unknown
     finish_reason: str | None = None
     metadata: Mapping[str, Any] | None = None
     prompt: Any = None

@@ -13,15 +13,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from llm_gateway.batching import Lane, inherited, lent_slot, on_behalf_of
+from llm_gateway.cache import Answers, CacheFigures, Caching, Missed, pieces_of, store_of
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.coalescing import Coalescing
 from llm_gateway.config import GatewayConfig, load_config
+from llm_gateway.embedding import Embedding, checked, question
 from llm_gateway.errors import BatchError, GatewayClosedError, GatewayError, InvalidRequestError
 from llm_gateway.events import Observer, Observers, ShutdownBegan, ShutdownEnded
 from llm_gateway.journal import Journal
 from llm_gateway.limits import Paces, budgets_of
-from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority, StreamDelta
+from llm_gateway.models import (
+    EmbeddingResponse,
+    LLMRequest,
+    LLMResponse,
+    ModelProvider,
+    RequestPriority,
+    StreamDelta,
+)
 from llm_gateway.pricing import price_of
 from llm_gateway.queue import Ticket
 from llm_gateway.retry import RetryPolicy, RetryQuota
@@ -31,6 +40,7 @@ from llm_gateway.tokens import Estimator
 
 if TYPE_CHECKING:
     from llm_gateway.clients.base import ClientFactory
+    from llm_gateway.clients.batches import BatchLine
     from llm_gateway.integrations.langchain import GatewayChatModel
     from llm_gateway.jobs import Job
 
@@ -69,6 +79,7 @@ class LLMGateway:
         self._deployments = Deployments(self._config)
         self._quotas: dict[str, RetryQuota] = {}
         self._budgets = budgets_of(self._config)
+        self._cache_figures = None if self._config.cache is None else CacheFigures()
         self._estimator = Estimator()
         self._running: _Running | None = None
         self._closed = False
@@ -82,12 +93,17 @@ class LLMGateway:
         """Answer one request as soon as its model has a free slot.
 
         Raises InvalidRequestError, ConfigurationError or QueueFullError before anything is sent, ProviderError when
-        the attempts are used up or another one would not help, DeadlineExceededError, GatewayClosedError. After a
-        cancel the request is out of the queue, or its provider call is cancelled; no other request is touched.
+        the attempts are used up or another one would not help, InvalidAnswerError when they brought no answer in the
+        request's format, DeadlineExceededError, GatewayClosedError. After a cancel the request is out of the queue, or
+        its provider call is cancelled; no other request is touched.
         """
         lane = self._lane(request)
         with lent_slot():
             since = await lane.turn(request) if lane.door.is_crowded else None
+            if self._config.cache is not None and (caching := self._here().caching) is not None:
+                key = caching.key(request, lane)
+                if key is not None:
+                    return await caching.answer(request, lane, key, since=since)
             if self._config.coalesce and request.temperature == 0:
                 return await self._here().coalescing.answer(request, lane)
             ticket = lane.submit(request, since=since)
@@ -122,15 +138,11 @@ class LLMGateway:
             self._here()  # the clock may be this loop's own
         since = self._clock.now()
         lanes = await self._admit(asked, raising=not return_exceptions)
-        entered: list[Ticket | GatewayError | None] = [None] * len(asked)
-        try:
-            with lent_slot():
-                await _enter_all(asked, lanes, entered, since)
-                outcomes = [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
-        finally:
-            for each in entered:
-                if isinstance(each, Ticket):
-                    each.home.discard(each)
+        with lent_slot():
+            if self._config.cache is not None and (caching := self._here().caching) is not None:
+                outcomes = await caching.batch(asked, lanes, since)
+            else:
+                outcomes = await _outcomes(asked, lanes, since)
         if return_exceptions:
             return outcomes
         answers = [outcome for outcome in outcomes if isinstance(outcome, LLMResponse)]
@@ -142,13 +154,25 @@ class LLMGateway:
         """Answer one request piece by piece: yield deltas as they come, and the whole LLMResponse at last.
 
         Until the first piece everything is as for `request`: it waits its turn, is retried and may fall back, and the
-        same errors are raised. If the answer breaks off after that, StreamInterruptedError has the text that came.
-        Leave the loop early and the connection is closed before `aclose` of this generator returns; wrap it in
-        `contextlib.aclosing` to have that at once. A caller that takes no pieces makes its provider wait.
+        same errors are raised. If the answer breaks off after that, StreamInterruptedError has the text that came; if
+        it came whole and does not fit the request's format, InvalidAnswerError has it. Leave the loop early and the
+        connection is closed before `aclose` of this generator returns; wrap it in `contextlib.aclosing` to have that at
+        once. A caller that takes no pieces makes its provider wait.
         """
         lane = self._lane(request)
         since = await lane.turn(request) if lane.door.is_crowded else None
+        missed: Missed | None = None
+        if self._config.cache is not None and (caching := self._here().caching) is not None:
+            found = await caching.look(request, lane, since=since)
+            if isinstance(found, LLMResponse):
+                for piece_of_it in pieces_of(found):
+                    yield piece_of_it
+                yield found
+                return
+            missed, since = found, found.since
         ticket = lane.submit(request, since=since, streamed=True)
+        if missed is not None and caching is not None:
+            caching.follow(missed, lane, ticket.reply)
         pieces = ticket.pieces
         assert pieces is not None  # noqa: S101 - since it is streamed
         try:
@@ -162,6 +186,38 @@ class LLMGateway:
             if call is not None:
                 await asyncio.wait((call,))
 
+    async def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        model: ModelProvider | str,
+        priority: RequestPriority | None = None,
+        agent: str | None = None,
+        deadline: float | None = None,
+        metadata: dict[str, Any] | None = None,
+        request_id: str | None = None,
+    ) -> EmbeddingResponse:
+        """Return the vectors of texts, in their order, from a model that the configuration marks with `embedding`.
+
+        Texts of all callers that wait for the model go together into one provider call, as many as it takes, the best
+        by the queue's order first; priority, fairness, limits, retries, budgets and the journal are those of requests.
+        Where the queue is full it waits for room, as `batch` does. Left out, priority and agent are inherited.
+
+        Raises InvalidRequestError before anything is sent, for a text that is empty or no text, by its place. Where
+        some texts fail and others do not, EmbeddingError has the vectors that came; where all do, the error itself is
+        raised, as by `request`. A rejected call is asked again in halves until the text at fault stands alone. After a
+        cancel the caller's texts are out of the queue; a call that others wait for goes on.
+        """
+        given = {"priority": priority, "agent": agent, "deadline": deadline, "metadata": metadata}
+        request = question(model, {**given, "request_id": request_id})
+        found = checked(texts)
+        lane = self._lane(request)
+        if lane.call_room is None:
+            reason = f"'{lane.model}' answers requests; ask a model that is configured with `embedding = true`."
+            raise InvalidRequestError(reason, field="model", record="embed")
+        with lent_slot():
+            return await Embedding(lane, lane.call_room, request, found, since=self._clock.now()).run()
+
     def job(self, path: Path | str | None, **options: Any) -> Job:
         """Return a bulk job whose state is the file `path`; None: a temporary one. Use it in `async with`.
 
@@ -174,6 +230,21 @@ class LLMGateway:
         for lane in self._lanes():
             lane.tell_beginnings()
         return Job(self, path, watch=self._calls, **options)
+
+    def batch_line(self, model: str) -> BatchLine | None:
+        """Return what a bulk job needs to send a model's requests in its provider's batches; None where it has none.
+
+        It lasts until shutdown. Raises UnknownModelError, ConfigurationError, GatewayClosedError.
+        """
+        from llm_gateway.clients.batches import BatchLine
+
+        if self._closed:
+            raise GatewayClosedError
+        running = self._here()
+        upstream = (running.lanes.get(model) or self._open_lane(running, model)).upstreams[0]
+        make = getattr(upstream.client, "batch_client", None)
+        client = make() if make is not None else None
+        return None if client is None else BatchLine(client=client, label=upstream.label, price=upstream.price)
 
     # --- looking ----------------------------------------------------------------------------------------------
 
@@ -202,6 +273,8 @@ class LLMGateway:
             stats["waiting"] = [each for lane in lanes for each in lane.waiting(MOST_SHOWN)]
         if self._budgets is not None:
             stats["budgets"] = self._budgets.snapshot()
+        if self._cache_figures is not None:
+            stats["cache"] = self._cache_figures.snapshot()
         return stats
 
     def eta(self, request: LLMRequest) -> float:
@@ -325,6 +398,8 @@ class LLMGateway:
         closers = [upstream.client.aclose for lane in lanes for upstream in lane.upstreams]
         if self._running is not None and lanes:
             closers += [self._running.clients.aclose, self._running.paces.aclose]
+            if self._running.caching is not None:
+                closers.append(self._running.caching.aclose)
         for close in closers:
             try:
                 await close()
@@ -379,8 +454,24 @@ class LLMGateway:
             paces = Paces(self._config, self._clock, careful=self._careful)
             if self._budgets is not None:
                 paces.share(self._budgets)
-            self._running = _Running(asyncio.get_running_loop(), clients, paces, self._clock)
+            running = self._running = _Running(asyncio.get_running_loop(), clients, paces, self._clock)
+            running.caching = self._caching(running.coalescing)
         return self._running
+
+    def _caching(self, coalescing: Coalescing) -> Caching | None:
+        settings, figures = self._config.cache, self._cache_figures
+        if settings is None or figures is None:
+            return None
+        store, name = store_of(self._config, settings)
+        return Caching(
+            settings,
+            Answers(store, name, ttl=settings.ttl, max_bytes=settings.max_bytes, figures=figures),
+            coalescing=coalescing,
+            observer=self._observer,
+            clock=self._clock,
+            is_kept=lambda model: self._config.models[model].cache,
+            with_text=self._config.logs.text,
+        )
 
     def _check_loop(self) -> None:
         """Forget what belonged to a loop that is closed. Raises GatewayError if another loop uses this gateway."""
@@ -392,6 +483,8 @@ class LLMGateway:
                 "This gateway serves another event loop that is still open; build an LLMGateway for each loop."
             )
         running.clients.abandon()
+        if running.caching is not None:
+            running.caching.abandon()
         if self._budgets is not None:
             self._budgets.on_change.clear()  # the lanes of that loop hear of nothing any more
         self._running = None
@@ -475,11 +568,26 @@ class _Running:
         self.clients = clients
         self.paces = paces
         self.coalescing = Coalescing(clock)
+        self.caching: Caching | None = None
         self.lanes: dict[str, Lane] = {}
 
     def is_here(self) -> bool:
         """Whether its loop is the running one."""
         return self.loop is asyncio._get_running_loop()  # noqa: SLF001 - None where no loop runs
+
+
+async def _outcomes(
+    asked: Sequence[LLMRequest], lanes: Sequence[Lane | GatewayError], since: float
+) -> list[LLMResponse | BaseException]:
+    """Answer the requests of a batch; after a cancel none of them is under way."""
+    entered: list[Ticket | GatewayError | None] = [None] * len(asked)
+    try:
+        await _enter_all(asked, lanes, entered, since)
+        return [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
+    finally:
+        for each in entered:
+            if isinstance(each, Ticket):
+                each.home.discard(each)
 
 
 async def _enter_all(

@@ -21,16 +21,25 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PlainSerializer,
+    PlainValidator,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from llm_gateway.errors import InvalidRequestError
+from llm_gateway.formats import ResponseFormat, checked, schema_of
+from llm_gateway.price_lanes import LaneChoice, PriceLane
 from llm_gateway.sentences import no_boolean, sentence_of, shown
 
 Numeric = BeforeValidator(no_boolean)
 Count = Annotated[int, Field(ge=0, strict=True)]  # strict: no boolean, at no cost
+# Written as its schema, whatever it is: a class is of this process alone.
+Format = Annotated[
+    ResponseFormat, PlainValidator(checked), PlainSerializer(schema_of), WithJsonSchema({"type": "object"})
+]
 
 
 class ModelProvider(str, Enum):  # noqa: UP042 - str(member) is part of the contract
@@ -189,8 +198,13 @@ class LLMRequest(Record):
     `model` is a `ModelProvider` or any name from the configuration. `temperature` is 0 to 2 and left out for models
     that refuse it. `max_tokens` None means the model's configured default. `deadline` is in seconds from submission:
     after it the caller gets `DeadlineExceededError` and nothing more is sent. `agent` names who asks, `metadata` is
-    written to the journal with the request. `response_format` is a JSON schema that the answer's text must follow,
-    enforced by the provider. `tool_choice` is "auto", "any" (some tool), "none", or a tool's name.
+    written to the journal with the request. `response_format` is a pydantic model class, or a JSON schema as a dict:
+    an answer that does not fit it is asked for again, with the error, and `LLMResponse.parsed` holds one that does.
+    Where the request is written down, a class is written as its schema. `tool_choice` is "auto", "any" (some tool),
+    "none", or a tool's name. `cache` False asks for a fresh answer that is not kept, True lets one be kept whatever the
+    temperature and the model's settings are; without a `[cache]` in the configuration it means nothing. `lane` is the
+    price lane: "standard", "flex" (later, at half the price), or "auto" (flex where the request is LOW and the model
+    has it); None means the model's configured one.
     """
 
     model: ModelProvider | str
@@ -204,8 +218,10 @@ class LLMRequest(Record):
     deadline: Annotated[float, Field(gt=0, allow_inf_nan=False), Numeric] | None = None
     stop: list[str] | None = None
     tool_choice: str | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: Format | None = None
     metadata: dict[str, JsonValue] | None = None
+    cache: bool | None = None
+    lane: LaneChoice | None = None
 
     @field_validator("model", mode="before")
     @classmethod
@@ -228,6 +244,24 @@ class LLMRequest(Record):
         return self
 
 
+def _plain(parsed: Any) -> Any:
+    return parsed.model_dump(mode="json") if isinstance(parsed, BaseModel) else parsed
+
+
+class EmbeddingRequest(LLMRequest):
+    """Texts of one caller that may go in one provider call: one user message for each.
+
+    `LLMGateway.embed` makes it; in the queue and in the journal it is a request like any other.
+    """
+
+    tokens: Count = 0  # of all texts, by estimate
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, in order."""
+        return [str(message.content) for message in self.messages]
+
+
 class TokenUsage(Record):
     """Tokens as the provider counted them. `input_tokens` includes the cached ones that the other fields detail."""
 
@@ -243,6 +277,10 @@ class TokenUsage(Record):
         """Input and output together."""
         return self.input_tokens + self.output_tokens
 
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        """Return what two calls used together."""
+        return TokenUsage(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
 
 class Receipt(Record):
     """What one request took. Times in seconds, cost in US dollars."""
@@ -255,8 +293,9 @@ class Receipt(Record):
     reserved_tokens: int | None = None  # None: no limit asked for a reservation
     cost_usd: float | None = None  # None: the price or the usage is unknown
     time_to_first_token: float | None = None  # from the beginning of the call; None: the answer was not streamed
-    price_lane: Literal["standard", "flex", "batch"] = "standard"
-    cached: bool = False
+    price_lane: PriceLane = "standard"
+    cached: bool = False  # an answer that was kept: no call was made, and `usage` is that of the one it came from
+    saved_usd: float | None = None  # what a cached answer cost when it was made; None: not cached, or unknown
     coalesced: bool = False  # another caller's call answered this one too; the cost stands in that one's receipt
 
 
@@ -264,7 +303,9 @@ class LLMResponse(Record):
     """The answer to one request.
 
     `finish_reason` is "stop", "length", "tool_calls", "content_filter", "refusal" or the provider's own word.
-    `tokens_used` is input and output together, None where the provider did not say.
+    `tokens_used` is input and output together, None where the provider did not say. `parsed` is the answer as the
+    request's `response_format` has it: an instance of the class, or what the JSON says; None where there was no
+    format, and in an answer that calls tools.
     """
 
     request_id: str
@@ -273,6 +314,22 @@ class LLMResponse(Record):
     model: str = Field(default=...)
     tokens_used: int | None = None
     finish_reason: str | None = None
+    receipt: Receipt | None = None
+    parsed: Annotated[Any, PlainSerializer(_plain)] = None
+
+
+class EmbeddingResponse(Record):
+    """The vectors of the texts of one `embed`: `vectors[n]` is that of text n.
+
+    `tokens_used` is None where the provider did not say. Texts that took several provider calls have one receipt:
+    attempts, tokens and cost of all of them, `queue_wait` and `provider_time` of the longest. A call that also served
+    others is one attempt of each, and its tokens and its cost are split by the length of the texts.
+    """
+
+    request_id: str
+    vectors: list[list[float]]
+    model: str = Field(default=...)
+    tokens_used: int | None = None
     receipt: Receipt | None = None
 
 

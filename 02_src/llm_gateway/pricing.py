@@ -171,7 +171,18 @@ def price_of(deployment: Priced) -> Price:
     if deployment.settings.price is not None:
         return FixedPrice(deployment.settings.price)
     model = _find(deployment.endpoint, deployment.settings.model)
+    if model is not None and deployment.settings.embedding:
+        return _price_of_texts(model)
     return UnknownPrice() if model is None else ListPrice(model)
+
+
+def _price_of_texts(model: ModelInfo) -> Price:
+    """Return the price of a model that the list has rates of input alone for."""
+    rate = model.get_prices(utc_now()).input_mtok
+    try:
+        return FixedPrice(PriceSettings(input=float(rate), output=0.0))  # type: ignore[arg-type]  # see below
+    except TypeError:  # none at all, or one by the length of the prompt
+        return ListPrice(model)
 
 
 def _find(endpoint: Endpoint, model_id: str) -> ModelInfo | None:

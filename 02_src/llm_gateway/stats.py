@@ -104,6 +104,7 @@ class Figures:
         self.sizes: Counter[int] = Counter()
         self.closed: Counter[str] = Counter()
         self.cost = 0.0
+        self.saved = 0.0  # what answers from the cache cost when they were made
         self.waits = {priority: Durations() for priority in RequestPriority}
         self.provider_time = Durations()
         self.time_to_first_token = Durations()  # of the answers that were streamed
@@ -120,6 +121,7 @@ class Figures:
             mine.update(dict(its))  # a copy, since another thread may look while the loop counts
         self.sizes.update(dict(other.sizes))
         self.cost += other.cost
+        self.saved += other.saved
         for priority, waits in self.waits.items():
             waits.merge(other.waits[priority])
         self.provider_time.merge(other.provider_time)
@@ -136,7 +138,11 @@ class Figures:
             self.time_to_first_token.add(event.time_to_first_token)
         if event.outcome == "ok":
             counts["completed"] += 1
-            counts["unpriced" if event.cost_usd is None else "priced"] += 1
+            if event.cached:
+                counts["cached"] += 1
+                self.saved += event.saved_usd or 0.0
+            else:
+                counts["unpriced" if event.cost_usd is None else "priced"] += 1
         elif event.outcome == "cancelled":
             counts["cancelled"] += 1
         else:
@@ -156,7 +162,7 @@ class Figures:
     def snapshot(self) -> dict[str, Any]:
         """Return the figures as plain data."""
         counts = self.counts
-        names = ("submitted", "completed", "failed", "cancelled", "attempts", "retries")
+        names = ("submitted", "completed", "cached", "failed", "cancelled", "attempts", "retries")
         nothing_known = counts["unpriced"] > 0 and not counts["priced"]
         return {
             **{name: counts[name] for name in names},
@@ -165,6 +171,7 @@ class Figures:
             "tokens": {kind: self.tokens[kind] for kind in TOKEN_KINDS},
             "cost_usd": None if nothing_known else self.cost,
             "unpriced": counts["unpriced"],
+            "saved_usd": self.saved,
             "batches": self._batches(),
             "queue_wait": {
                 **_sum(self.waits.values()).summary(),
@@ -219,6 +226,7 @@ class Stats:
         submitted, completed, failed, cancelled   requests
         attempts                provider calls of the requests that ended; retries: repetitions decided on so far
         errors, failures        failed attempts by kind of error; requests that ended so, by kind
+        cached, saved_usd       of the completed, those answered from the cache; what their answers cost when made
         cost_usd, unpriced      sum of the known costs, None if not one is known; answers whose price is unknown
         queue_wait, provider_time   seconds, of the requests that ended; all attempts of a request together
         time_to_first_token     seconds, of the answers that were streamed

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llm_gateway.config import Charge
-from llm_gateway.models import LLMMessage, LLMRequest, LLMTool, TokenUsage
+from llm_gateway.formats import schema_of
+from llm_gateway.models import EmbeddingRequest, LLMMessage, LLMRequest, LLMTool, TokenUsage
 
 SLICE, SLICES = 128, 6  # characters; a longer text is estimated from as many slices, evenly spread
 MESSAGE_TOKENS = 4  # role and delimiters of a message
@@ -126,7 +127,7 @@ def most_input(request: LLMRequest) -> int:
         count += MOST_PER_MESSAGE
         texts.append(f"{tool.name} {tool.description} {json.dumps(tool.input_schema, default=str)}")
     if request.response_format is not None:
-        texts.append(json.dumps(request.response_format, default=str))
+        texts.append(json.dumps(schema_of(request.response_format), default=str))
     return count + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
@@ -137,7 +138,7 @@ def _input(request: LLMRequest, tools: float) -> tuple[int, int]:
     for message in request.messages:
         tokens += MESSAGE_TOKENS + _collect(message, texts)
     if request.response_format is not None:
-        texts.append(json.dumps(request.response_format, ensure_ascii=False, default=str))
+        texts.append(json.dumps(schema_of(request.response_format), ensure_ascii=False, default=str))
     text = "\n".join(texts) if len(texts) > 1 else "".join(texts)
     return max(1, round(tokens + estimate_text(text))), len(text)
 
@@ -214,8 +215,11 @@ class Estimator:
 
     def expected(self, request: LLMRequest, charge: Charge, *, max_tokens: int | None = None) -> Estimate:
         """Return what `request` will be charged; `max_tokens` is the model's own, for requests that set none."""
-        raw, characters = _input(request, sum(self._tool_tokens(request)))
         factor = self._factors.get(request.model)
+        if isinstance(request, EmbeddingRequest):
+            tokens = request.tokens * (factor.value if factor is not None else 1.0)
+            return Estimate(Cost(1.0, tokens, 0.0, tokens), max(1, request.tokens))
+        raw, characters = _input(request, sum(self._tool_tokens(request)))
         corrected = raw * factor.value if factor is not None else float(raw)
         limit = request.max_tokens or max_tokens
         if charge == "actual":
@@ -229,6 +233,8 @@ class Estimator:
     def charged(self, request: LLMRequest, usage: TokenUsage, charge: Charge, *, max_tokens: int | None = None) -> Cost:
         """Return what a call that used `usage` was charged. Input read from a cache is free where usage is counted."""
         limit = request.max_tokens or max_tokens
+        if isinstance(request, EmbeddingRequest):
+            return Cost(1.0, float(usage.input_tokens), 0.0, float(usage.input_tokens))
         if charge == "actual":
             fresh = max(0, usage.input_tokens - usage.cache_read_tokens)
             return Cost(1.0, float(fresh), float(usage.output_tokens), float(fresh + usage.output_tokens))

@@ -13,6 +13,7 @@ from fakes import deployments
 from fakes.emulator import Emulator
 from fakes.postgres_server import PostgresServer
 from fakes.redis_server import RedisServer
+from fakes.warm import warm_programs
 
 # No test is judged by the wall clock, and a failure comes back when the test is run again.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -63,3 +64,11 @@ def postgres_server() -> Iterator[PostgresServer]:
     server = PostgresServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of `python`, `llm-gateway` and `pytest` that start warm, from one server for the whole run."""
+    mine = tmp_path_factory.getbasetemp()
+    with warm_programs(mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) as programs:
+        yield programs

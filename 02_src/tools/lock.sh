@@ -16,6 +16,6 @@ pin() {
 pin demo pyproject.toml --all-extras --group build "$@"
 pin dev pyproject.toml --all-extras --group dev "$@"
 pin node --group pyproject.toml:node "$@"
-for peer in litellm tensorzero any-llm; do
+for peer in litellm tensorzero any-llm curator; do
     pin "bench-$peer" --group "pyproject.toml:bench-$peer" "$@"
 done

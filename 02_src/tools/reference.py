@@ -23,13 +23,14 @@ from pydantic_core import PydanticUndefined
 import llm_gateway
 from llm_gateway import config, events
 from llm_gateway.errors import GatewayError
+from llm_gateway.integrations.langchain import GatewayChatModel
 from llm_gateway.journal.lines import JOURNALLED
 from llm_gateway.mock_gateway import MockLLMGateway, RecordedCall, UnmatchedRequestError
 
 FOLDER = Path(__file__).parents[2] / "00_docs" / "reference"
 HEAD = "<!-- Written by 02_src/tools/reference.py from the code. Change the docstrings, then run it again. -->\n"
 HELP_WIDTH = 100
-COMMANDS = ("", "run", "ask", "models", "pull", "report", "simulate")
+COMMANDS = ("", "run", "plan", "ask", "models", "pull", "report", "simulate", "cache")
 BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "min_length": "at least {} long", "pattern": "`{}`"}
 
 # --- what the source says beside a field ------------------------------------------------------------------------
@@ -122,6 +123,7 @@ def model_table(cls: type[BaseModel], head: str, prefix: str = "") -> str:
         (
             (f"`{prefix}{name}`", field_type(field), default_of(field), notes.get(name, ""))
             for name, field in cls.model_fields.items()
+            if not issubclass(cls, GatewayChatModel) or name in cls.__annotations__  # LangChain documents its own
         ),
     )
 
@@ -137,7 +139,7 @@ def api_page() -> str:
     plain = [cls for cls in classes if not issubclass(cls, GatewayError)]
     errors = ", ".join(f"`{cls.__name__}`" for cls in classes if issubclass(cls, GatewayError))
     parts = [HEAD, "# Names of `llm_gateway`\n"]
-    parts += [_class_entry(cls) for cls in [*plain, RecordedCall]]
+    parts += [_class_entry(cls) for cls in [*plain, RecordedCall, GatewayChatModel]]
     parts += [
         f"## {name}\n\n{' or '.join(f'`{each.__name__}`' for each in typing.get_args(union))}\n"
         for name, union in named.items()
@@ -164,7 +166,10 @@ def _class_entry(cls: type) -> str:
 
 
 def _home(cls: type) -> str:
-    return "llm_gateway" if hasattr(llm_gateway, cls.__name__) else ".".join(cls.__module__.split(".")[:2])
+    if hasattr(llm_gateway, cls.__name__):
+        return "llm_gateway"
+    parts = cls.__module__.split(".")
+    return ".".join(parts[: 3 if parts[1] == "integrations" else 2])
 
 
 def _dataclass_table(cls: type) -> str:
@@ -180,7 +185,9 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
         ours = [base for base in ours if base is not llm_gateway.LLMGateway]
     for base in ours:
         for name, member in vars(base).items():
-            if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+            if name.startswith("_") or getattr(member, "__module__", "llm_gateway").partition(".")[0] != "llm_gateway":
+                continue  # the latter are what pydantic puts into its classes
+            if inspect.isfunction(member) or isinstance(member, property):
                 yield name, member
 
 
@@ -229,9 +236,11 @@ def configuration_page() -> str:
         ("`[models.NAME]`", config.ModelSettings, ""),
         ("`[[models.NAME.deployments]]`", config.FurtherDeployment, ""),
         ("`[models.NAME.price]`", config.PriceSettings, ""),
+        ("`[models.NAME.embedding]`", config.EmbeddingSettings, ""),
         ("`[models.NAME.limits]` and `[providers.NAME.limits]`", config.LimitSettings, ""),
         ("`[limits]`", config.SharedSettings, ""),
         ("`[budgets]`", config.BudgetSettings, ""),
+        ("`[cache]`", config.CacheSettings, ""),
         ("`[batching]`", config.BatchingSettings, ""),
         ("`[retry]`", config.RetrySettings, ""),
         ("`[logs]`", config.LogSettings, ""),

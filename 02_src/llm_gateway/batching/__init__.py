@@ -4,7 +4,7 @@ A batch is what queued while the slots were busy. An idle lane sends after one t
 `gather` of agents forms one batch with no timer; a busy one sends the best waiting requests as slots come free.
 """
 
-from llm_gateway.batching.asking import inherited, lent_slot, on_behalf_of
+from llm_gateway.batching.asking import Asker, inherited, lent_slot, on_behalf_of
 from llm_gateway.batching.lane import Lane
 
-__all__ = ["Lane", "inherited", "lent_slot", "on_behalf_of"]
+__all__ = ["Asker", "Lane", "inherited", "lent_slot", "on_behalf_of"]

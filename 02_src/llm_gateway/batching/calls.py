@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from llm_gateway.batching.asking import ASKER, Asker, Slot
+from llm_gateway.batching.price import in_lane, is_no_room
+from llm_gateway.batching.together import Load, SharedCall
 from llm_gateway.budgets import Budgets
 from llm_gateway.clients.base import Completion
 from llm_gateway.clock import Clock
@@ -18,6 +20,7 @@ from llm_gateway.errors import (
     GatewayClosedError,
     GatewayError,
     IncompleteResponseError,
+    InvalidAnswerError,
     ProviderError,
     ProviderTimeoutError,
     RateLimitError,
@@ -25,8 +28,9 @@ from llm_gateway.errors import (
 )
 from llm_gateway.events import AttemptBegan, BatchClosed, CloseReason, Observer
 from llm_gateway.limits import read_standings
-from llm_gateway.queue import Pieces, RequestQueue, Ticket
-from llm_gateway.router import Outcomes, Spread, Upstream
+from llm_gateway.models import LLMRequest
+from llm_gateway.queue import Pieces, RequestQueue, Spoilt, Ticket
+from llm_gateway.router import Outcomes, Spread, Upstream, reading_of
 from llm_gateway.router.upstream import is_of_deployment
 from llm_gateway.tokens import Estimator
 
@@ -44,6 +48,11 @@ class Batch:
     batch_id: str
     tickets: list[Ticket] = field(default_factory=list)
     pending: set[Ticket] = field(default_factory=set)  # those whose calls have not begun
+    load: Load | None = None  # of the one call that answers all of them, where that is how the model is asked
+
+    def takes(self, ticket: Ticket) -> bool:
+        """Whether a ticket can go with those that are in it."""
+        return self.load is None or self.load.takes(ticket)
 
 
 class Calls:
@@ -112,6 +121,8 @@ class Calls:
     async def _run(self, batch: Batch, upstream: Upstream) -> None:
         from llm_gateway.clients.runnable import CallEach
 
+        shared = None if batch.load is None else self._share(batch, upstream)
+
         async def call(ticket: Ticket) -> None:
             batch.pending.discard(ticket)
             try:
@@ -120,13 +131,26 @@ class Calls:
                 else:
                     await self._call(ticket, batch.batch_id, upstream)
             finally:
-                self._on_slot(upstream)
+                if shared is None:
+                    self._on_slot(upstream)
 
-        for outcome in await CallEach(call).abatch(batch.tickets, return_exceptions=True):
+        try:
+            outcomes = await CallEach(call).abatch(batch.tickets, return_exceptions=True)
+        finally:
+            if shared is not None:
+                await shared.ended()
+        for outcome in outcomes:
             if isinstance(outcome, Exception):
                 # Its caller has it too; but a bug must also reach whoever watches the loop.
                 context = {"message": "a call of the gateway met a bug", "exception": outcome}
                 asyncio.get_running_loop().call_exception_handler(context)
+
+    def _share(self, batch: Batch, upstream: Upstream) -> SharedCall:
+        """Let one call answer a batch. It has one slot, until all of it has ended."""
+        shared = SharedCall(upstream.client, batch.tickets)
+        for ticket in batch.tickets:
+            ticket.together = shared
+        return shared
 
     def _batch_ended(self, batch: Batch, upstream: Upstream, task: asyncio.Task[None]) -> None:
         """Settle what is left of a batch; also of one that was cancelled before its task took the first step."""
@@ -134,8 +158,11 @@ class Calls:
         for ticket in batch.pending:
             self._unsent(ticket, upstream)
             self._outcomes.refused(ticket, GatewayClosedError(NEVER_SENT))
-            self._on_slot(upstream)
+            if batch.load is None:
+                self._on_slot(upstream)
         batch.pending.clear()
+        if batch.load is not None:
+            self._on_slot(upstream)
         if not task.cancelled() and (bug := task.exception()) is not None:
             context = {"message": "a batch of the gateway failed", "exception": bug, "task": task}
             task.get_loop().call_exception_handler(context)
@@ -181,28 +208,38 @@ class Calls:
         )
 
     async def _attempt(self, ticket: Ticket, upstream: Upstream) -> None:
+        request = ticket.request if ticket.wanted is None else in_lane(ticket, upstream)
         try:
-            if ticket.pieces is None:
-                completion = await upstream.client.generate(ticket.request)
+            if ticket.together is not None:
+                completion = await ticket.together.answer(ticket)
+            elif ticket.pieces is None:
+                completion = await upstream.client.generate(request)
             else:
-                completion = await self._stream(ticket, ticket.pieces, upstream)
+                completion = await self._stream(ticket, request, ticket.pieces, upstream)
         except ProviderError as error:
             self._after_failure(ticket, error, upstream)
         except GatewayError as error:
             self._outcomes.refused(ticket, error)
         else:
             now = self._clock.now()
-            upstream.note_call(ticket.end_attempt(now))
-            upstream.note_success(ticket, now)
-            cost = self._outcomes.answered(ticket, completion, upstream)
+            took = ticket.end_attempt(now)
+            if not ticket.echo:
+                upstream.note_call(took)
+                upstream.note_success(ticket, now)
+            reading = None
+            if ticket.form is not None and not completion.tool_calls:  # a call of a tool is no answer yet
+                reading = reading_of(completion, ticket.form)
+            cost = self._outcomes.answered(ticket, completion, upstream, reading)
             if ticket.hold is not None and self._budgets is not None and cost is not None:
                 self._budgets.settle(ticket.hold, cost)
                 ticket.hold = None
             self._settle(ticket, completion, now, upstream)
+            if ticket.spoilt is not None and not ticket.ended:
+                self._after_unfit(ticket, ticket.spoilt, now, hopeless=reading is not None and reading.hopeless)
 
-    async def _stream(self, ticket: Ticket, pieces: Pieces, upstream: Upstream) -> Completion:
+    async def _stream(self, ticket: Ticket, request: LLMRequest, pieces: Pieces, upstream: Upstream) -> Completion:
         """Hand on the pieces of an answer as they come, and return the whole of it."""
-        async with aclosing(upstream.client.stream(ticket.request)) as stream:
+        async with aclosing(upstream.client.stream(request)) as stream:
             async for piece in stream:
                 if isinstance(piece, Completion):
                     return piece
@@ -228,6 +265,8 @@ class Calls:
         actual = grant[0].cost
         if usage is not None:
             actual = self._estimator.charged(ticket.request, usage, upstream.charge, max_tokens=upstream.max_tokens)
+            if ticket.together is not None:
+                actual = actual._replace(requests=grant[0].cost.requests)  # of the call, one ticket has paid for all
             if ticket.estimate is not None:
                 self._estimator.learn(ticket.request, ticket.estimate, usage)
         standings = read_standings(completion.headers) if completion.headers else {}
@@ -237,10 +276,15 @@ class Calls:
     def _after_failure(self, ticket: Ticket, error: ProviderError, upstream: Upstream) -> None:
         now = self._clock.now()
         took = ticket.end_attempt(now)
-        upstream.note_failure(ticket, error, now)
+        if not ticket.echo:
+            upstream.note_failure(ticket, error, now)
         self._give_back(ticket, error)
         self._outcomes.failed(ticket, error, took, upstream)
-        if isinstance(error, RateLimitError):
+        if ticket.parted and not (ticket.ended or self._is_cancelled):
+            self._outcomes.again(ticket, error, 0.0)
+            self._queue.put_back(ticket, not_before=now)
+            return
+        if isinstance(error, RateLimitError) and not ticket.echo:
             self._throttled(ticket, error, upstream, now)
         elif is_of_deployment(error):
             ticket.barred |= {upstream.label}
@@ -251,6 +295,14 @@ class Calls:
         if self._is_cancelled:  # and the client made an error of that
             self._outcomes.refused(ticket, GatewayClosedError(CUT_OFF))
             return
+        self._try_again(ticket, error, upstream, now)
+
+    def _try_again(self, ticket: Ticket, error: ProviderError, upstream: Upstream, now: float) -> None:
+        """Put a ticket back into the queue, hand it to another model, or refuse it."""
+        if ticket.price_lane == "flex" and is_no_room(error) and not ticket.ended:
+            self._outcomes.left_flex(ticket, error)
+            self._queue.put_back(ticket, not_before=now)
+            return
         elsewhere = self._spread.has_other(ticket, upstream, now, throttled=isinstance(error, RateLimitError))
         wait = self._outcomes.wait_after(ticket, error, upstream, elsewhere=elsewhere)
         if wait is not None:
@@ -258,6 +310,20 @@ class Calls:
                 self._queue.put_back(ticket, not_before=now + wait)
         elif ticket.ended or not self._fall_back(ticket, error.kind):
             self._outcomes.refused(ticket, error)
+
+    def _after_unfit(self, ticket: Ticket, spoilt: Spoilt, now: float, *, hopeless: bool) -> None:
+        """Ask again with the answer that does not fit and what is wrong with it, or give up."""
+        seen = ticket.pieces is not None and ticket.pieces.count > 0  # by the caller, so that it is too late
+        if not (hopeless or seen or self._is_cancelled):
+            ticket.estimate = None  # of another prompt
+            if self._outcomes.asks_again(ticket):
+                ticket.request = spoilt.repeated()
+                self._queue.put_back(ticket, not_before=now)
+                return
+            ticket.request = spoilt.original  # another model begins anew
+            if self._fall_back(ticket, InvalidAnswerError.kind):
+                return
+        self._outcomes.refused(ticket, InvalidAnswerError(spoilt.problem))
 
     def _throttled(self, ticket: Ticket, error: RateLimitError, upstream: Upstream, now: float) -> None:
         """Shut the gate of the deployment: the refusal is news for all who wait."""
@@ -279,9 +345,11 @@ class Calls:
         """Give back the permits and the money of a call that will not be made."""
         now = self._clock.now()
         upstream.abandon(ticket, now)
-        if ticket.grant is not None:
+        if ticket.grant is not None and ticket.together is not None:
+            upstream.pace.keep(ticket.grant)  # it may be the one that paid for a call that others wait for
+        elif ticket.grant is not None:
             upstream.pace.refund(ticket.grant, now)
-            ticket.grant = None
+        ticket.grant = None
         if ticket.hold is not None and self._budgets is not None:
             self._budgets.release(ticket.hold)
             ticket.hold = None

@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from llm_gateway.answers import form_of
 from llm_gateway.batching.asking import inherited
 from llm_gateway.batching.calls import NEVER_SENT, Calls, FallBack
 from llm_gateway.batching.door import Door
 from llm_gateway.batching.pump import Pump
+from llm_gateway.batching.together import room_of, size_of
 from llm_gateway.budgets import Budgets
 from llm_gateway.clock import Clock
 from llm_gateway.config import BatchingSettings
@@ -23,6 +25,7 @@ from llm_gateway.errors import (
 )
 from llm_gateway.events import Observer, RequestQueued
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.price_lanes import LaneChoice, refusal
 from llm_gateway.queue import Pieces, RequestQueue, Ticket
 from llm_gateway.router import Outcomes, Spread, Upstream
 from llm_gateway.tokens import Cost, Estimator
@@ -53,6 +56,7 @@ class Lane:
     ) -> None:
         self.model = outcomes.model
         self.upstreams = upstreams
+        self.call_room = room_of(upstreams)  # None: each ticket is a call of its own
         self._spread = Spread(upstreams)
         self._outcomes = outcomes
         self._estimator = estimator
@@ -82,6 +86,7 @@ class Lane:
             self._calls,
             outcomes,
             settings=settings,
+            room=self.call_room,
             fall_back=fall_back,
             estimator=estimator,
             budgets=budgets,
@@ -89,6 +94,7 @@ class Lane:
             observer=observer,
         )
         self._idle: asyncio.Future[None] | None = None
+        self._lane = upstreams[0].deployment.settings.lane  # the price lane of requests that name none
         for upstream in upstreams:
             upstream.pace.on_change = self._pump.wake
         if budgets is not None:
@@ -171,7 +177,11 @@ class Lane:
         self._calls.tells_beginnings = True
 
     def check(self, request: LLMRequest) -> None:
-        """Raise InvalidRequestError for what every deployment is known to refuse."""
+        """Raise InvalidRequestError for what every deployment is known to refuse, MissingDependencyError."""
+        if request.response_format is not None:
+            form_of(request.response_format)
+        if request.lane is not None:
+            self._check_lane(request.lane)
         *others, last = self.upstreams
         for upstream in others:
             try:
@@ -180,6 +190,15 @@ class Lane:
                 continue
             return
         last.client.check(request)
+
+    def _check_lane(self, lane: LaneChoice) -> None:
+        if lane == "batch":
+            reason = "'batch' is the lane of bulk jobs: `llm-gateway run --lane batch`, or gateway.job(lane='batch')."
+            raise InvalidRequestError(reason, field="lane", record="LLMRequest")
+        deployments = [upstream.deployment for upstream in self.upstreams]
+        reasons = [refusal(lane, kind=each.endpoint.kind, model=each.settings.model) for each in deployments]
+        if all(reasons):
+            raise InvalidRequestError(reasons[0] or "", field="lane", record="LLMRequest")
 
     def submit(
         self, request: LLMRequest, *, since: float | None = None, shared: bool = False, streamed: bool = False
@@ -204,6 +223,10 @@ class Lane:
             pieces=Pieces(reply) if streamed else None,
         )
         ticket.home = self
+        if request.response_format is not None:
+            ticket.form = form_of(request.response_format)
+        if (wanted := request.lane or self._lane) != "standard":
+            ticket.wanted = wanted
         self._examine(ticket)
         if ticket.nested:  # what a call under way waits for must not wait for those behind that call
             self._accept(ticket)
@@ -211,7 +234,14 @@ class Lane:
             self._queue.put_nowait(ticket, retry_after=lambda: self._hint(request))
         if ticket.deadline is not None:
             ticket.alarm = self._clock.call_at(submitted + ticket.deadline, lambda: ticket.home.expire(ticket))
-        self._observer.observe(RequestQueued(request_id=request.request_id, model=self.model, priority=ticket.priority))
+        self._observer.observe(
+            RequestQueued(
+                request_id=request.request_id,
+                model=self.model,
+                priority=ticket.priority,
+                operation="chat" if self.call_room is None else "embeddings",
+            )
+        )
         self.door.came()
         self._pump.wake()
         return ticket
@@ -250,6 +280,10 @@ class Lane:
         asker = inherited(request)
         if not asker.is_call:  # whose requests find room in any case
             await self._queue.room(asker.priority)
+
+    def pass_room_on(self, request: LLMRequest) -> None:
+        """Leave the place that `room` found for `request` to the next who waits."""
+        self._queue.pass_room_on(inherited(request).priority)
 
     def lift(self, ticket: Ticket, priority: RequestPriority, *, nested: bool) -> None:
         """Let a ticket go as early as one of `priority`, and as one that is `nested`, since such a caller joined it."""
@@ -306,7 +340,7 @@ class Lane:
             if refusal is not None:
                 raise refusal
         if ticket.estimate is None:
-            ticket.cost = rough_cost(ticket.request)
+            ticket.cost = rough_cost(ticket.request) if self.call_room is None else float(size_of(ticket)[1])
 
     def _accept(self, ticket: Ticket) -> None:
         self._queue.accept(ticket)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from llm_gateway.batching.calls import Batch, Calls, FallBack
 from llm_gateway.batching.door import Door
+from llm_gateway.batching.together import Load, Room
 from llm_gateway.budgets import Account, Budgets, Hold
 from llm_gateway.clock import Clock, Timer
 from llm_gateway.config import BatchingSettings
@@ -62,6 +63,7 @@ class Pump:
         outcomes: Outcomes,
         *,
         settings: BatchingSettings,
+        room: Room | None,
         fall_back: FallBack,
         estimator: Estimator,
         budgets: Budgets | None,
@@ -69,6 +71,8 @@ class Pump:
         observer: Observer,
     ) -> None:
         self._stopped = False
+        self._room = room  # of one call that answers a whole batch; None: each request is a call
+        self._loading: dict[Upstream, Batch] = {}  # the batches that are put together right now, if they are calls
         self.draining = False  # nothing waits for company any more
         self.waits_for_money = False  # until a call under way costs less than its worst case
         self.nested: list[Ticket] = []  # of the queue's tickets, those that may go in the slot of a call that waits
@@ -77,7 +81,7 @@ class Pump:
         self._spread = spread
         self._calls = calls
         self._outcomes = outcomes
-        self._max_size = settings.max_batch_size
+        self._max_size = settings.max_batch_size if room is None else room.texts
         self._max_wait = settings.max_wait_ms / 1000
         self._fall_back = fall_back
         self._estimator = estimator
@@ -162,10 +166,15 @@ class Pump:
         blocked: Blocked | None = None
         without_low = False
         is_full = False
+        if self._room is not None:
+            self._loading = batches
         while not is_full:
-            classes = self._classes()
+            classes = ALL if self._loading else self._classes()  # riding takes no slot
             ticket = self._queue.best([each for each in classes if each in NOT_LOW] if without_low else classes)
             if ticket is None:
+                break
+            if self._room is not None and not all(each.takes(ticket) for each in batches.values()):
+                is_full = True
                 break
             place = self._place(ticket, now)
             if isinstance(place, Upstream):
@@ -179,7 +188,9 @@ class Pump:
                     break
                 without_low = True
         for upstream, batch in batches.items():
-            self._calls.send(batch, upstream, why or self._why_closed(batch, blocked))
+            is_loaded = is_full and self._room is not None
+            self._calls.send(batch, upstream, why or ("size" if is_loaded else self._why_closed(batch, blocked)))
+        self._loading = {}
         return None if is_full else math.inf if blocked is None else blocked.until
 
     def _put(self, ticket: Ticket, upstream: Upstream, batches: dict[Upstream, Batch]) -> bool:
@@ -190,7 +201,7 @@ class Pump:
             batches[upstream] = batch
         self._queue.take(ticket)
         batch.tickets.append(ticket)
-        return len(batch.tickets) >= self._max_size
+        return len(batch.tickets) >= self._max_size if batch.load is None else batch.load.add(ticket)
 
     def _why_closed(self, batch: Batch, blocked: Blocked | None) -> CloseReason:
         if len(batch.tickets) >= self._max_size:
@@ -200,7 +211,7 @@ class Pump:
         return "slots" if self._queue.ready() else "idle"
 
     def _open_batch(self) -> Batch:
-        batch = Batch(batch_id=uuid.uuid4().hex[:16])
+        batch = Batch(batch_id=uuid.uuid4().hex[:16], load=None if self._room is None else Load(self._room))
         upstreams = self._spread.upstreams
         label = upstreams[0].label if len(upstreams) == 1 else None
         self._observer.observe(BatchOpened(batch_id=batch.batch_id, model=self._outcomes.model, deployment=label))
@@ -236,7 +247,8 @@ class Pump:
         resting = True
         refusal: BaseException | None = ticket.last_error
         for upstream in self._spread.candidates(ticket):
-            if not (upstream.has_lent_slot if lent else upstream.has_slot(ticket.priority)):
+            rides = upstream in self._loading
+            if not rides and not (upstream.has_lent_slot if lent else upstream.has_slot(ticket.priority)):
                 blocked, resting = blocked or Blocked(), False
                 continue
             rest = upstream.breaker.wait(now)
@@ -245,12 +257,12 @@ class Pump:
                 continue
             resting = False
             try:
-                place = self._reserve(ticket, upstream, now)
+                place = self._reserve(ticket, upstream, now, rides=rides)
             except (RequestTooLargeError, BudgetExceededError) as error:
                 refusal = error  # by this deployment: its limit was told since, or the money is gone
                 continue
             if place is None:
-                self._assign(ticket, upstream, now)
+                self._assign(ticket, upstream, now, rides=rides)
                 return upstream
             blocked = Blocked.sooner(blocked, place)
         if blocked is not None and not (resting and self._fall_back(ticket, "unavailable")):
@@ -260,12 +272,16 @@ class Pump:
             self._outcomes.refused(ticket, refusal or GatewayError("no deployment is left to ask"))
         return None
 
-    def _reserve(self, ticket: Ticket, upstream: Upstream, now: float) -> Blocked | None:
-        """Reserve the permits and the money of a call; or nothing, and return what it waits for."""
+    def _reserve(self, ticket: Ticket, upstream: Upstream, now: float, *, rides: bool) -> Blocked | None:
+        """Reserve the permits and the money of a call; or nothing, and return what it waits for.
+
+        One that `rides` in a call that another ticket has opened takes no permit of a request.
+        """
         pace, grant = upstream.pace, None
         if not pace.is_free(now):
             low, high = ticket.priority is RequestPriority.LOW, ticket.priority is RequestPriority.HIGH
-            outcome = pace.reserve(self.estimate(ticket, upstream), now, low=low, high=high)
+            cost = self.estimate(ticket, upstream)
+            outcome = pace.reserve(cost._replace(requests=0.0) if rides else cost, now, low=low, high=high)
             if isinstance(outcome, Wait):
                 return Blocked(now + outcome.seconds, permits=True, only_low=outcome.only_low)
             grant = outcome
@@ -284,11 +300,13 @@ class Pump:
         ticket.grant = grant
         return None
 
-    def _assign(self, ticket: Ticket, upstream: Upstream, now: float) -> None:
+    def _assign(self, ticket: Ticket, upstream: Upstream, now: float, *, rides: bool) -> None:
+        ticket.served_by = upstream
+        if rides:
+            return
         upstream.in_flight += 1
         if upstream.breaker.state != "closed":
             ticket.probe = upstream.breaker.begin()
-        ticket.served_by = upstream
         self._spread.chosen(upstream, now)
 
     def _set_alarm(self, due: float) -> None:

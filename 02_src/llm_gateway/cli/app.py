@@ -24,6 +24,15 @@ app = typer.Typer(
 )
 
 
+class LaneName(str, Enum):  # noqa: UP042 - typer shows str(member)
+    """Price lanes, as they are typed."""
+
+    AUTO = "auto"
+    STANDARD = "standard"
+    FLEX = "flex"
+    BATCH = "batch"
+
+
 class Priority(str, Enum):  # noqa: UP042 - typer shows str(member)
     """Names of `RequestPriority`, as they are typed."""
 
@@ -200,6 +209,29 @@ def run(
     load_only: Annotated[
         bool, typer.Option("--load-only", help="With --job: take the rows in and leave them to workers.")
     ] = False,
+    lane: Annotated[
+        LaneName | None,
+        typer.Option(
+            "--lane",
+            help="The price lane: flex (OpenAI, later, half the price), batch (OpenAI and Anthropic, within a day, "
+            "half the price) or auto, the cheapest one that the model has. Default: as configured for the model.",
+            show_default=False,
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline",
+            min=0.001,
+            metavar="HOURS",
+            help="When this run should end: near that, what waits in a provider's batch is asked in the standard lane.",
+            show_default=False,
+        ),
+    ] = None,
+    poll: Annotated[
+        float,
+        typer.Option("--poll", min=0.01, metavar="SECONDS", help="Pause between two looks at a provider's batches."),
+    ] = 60.0,
 ) -> None:
     """Answer a file of requests.
 
@@ -233,8 +265,86 @@ def run(
             retry_failed=retry_failed,
             job=job,
             load_only=load_only,
+            lane=lane.value if lane else None,
+            deadline=deadline,
+            poll=poll,
         )
         code = run_file(source, output, options)
+    raise typer.Exit(code)
+
+
+@command(
+    "llm-gateway plan prompts.jsonl --model gpt-4o-mini",
+    "llm-gateway plan prompts.jsonl -m gpt-4o-mini --sample 30 -o answers.jsonl",
+    "llm-gateway plan reviews.csv -m gpt-4o-mini --prompt-template 'Sort this: {text}' --budget 5 --json",
+)
+def plan(
+    *,
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="As that of run; - is standard input.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The output of the run that is planned: what the sample paid for is kept for it, and what it has "
+            "answered already is not planned again. Nothing is written into it.",
+        ),
+    ] = "-",
+    config: Config = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME", help="As that of run.", show_default=False),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--prompt-template", metavar="TEXT", help="As that of run; @FILE reads it.", show_default=False),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", metavar="TEXT", help="A system message before each such prompt.")
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option("--schema", metavar="FILE", help="A JSON schema, as that of run.", show_default=False),
+    ] = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--sample",
+            min=0,
+            max=1000,
+            metavar="N",
+            help="Ask so many rows for the lengths of answers, spread over models and lengths of prompts. They are "
+            "paid for.",
+        ),
+    ] = 0,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            min=0,
+            metavar="USD",
+            help="Tell how many rows run would reach with that.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Tell what a run would cost and how long it would take, before it is paid for.
+
+    Counts the rows of INPUT, those that repeat an earlier one, and their tokens. Cost and time are ranges: half of the
+    draws lie below P50, 95 in a hundred below P95. The lengths of answers are taken from a sample, from what the job
+    has answered already, or else from max_tokens and a guess; the plan says which. It also tells the price lanes,
+    which limit binds, and what a second machine would change.
+
+    Without --sample nothing is sent, and no key is needed.
+    """
+    with errors_told():
+        from llm_gateway.cli.plan import plan_file
+        from llm_gateway.cli.run import Options
+
+        options = Options(config=config, model=model, template=template, system=system, schema=schema, budget=budget)
+        code = plan_file(source, output, options, sample=sample, as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -528,6 +638,51 @@ def export(
         from llm_gateway.cli.jobs import export_job
 
         export_job(job, output, force=force)
+
+
+cache_app = typer.Typer(
+    help="Show how many answers are kept, and let go of them.",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    epilog=examples("llm-gateway cache", "llm-gateway cache --json", "llm-gateway cache clear"),
+)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.callback()
+def cache(
+    context: typer.Context,
+    *,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show how many answers the cache of the configuration holds, how many bytes, and its bounds."""
+    if context.invoked_subcommand is not None:
+        return
+    with errors_told():
+        from llm_gateway.cli.cache import show_cache
+
+        show_cache(config, as_json=as_json)
+
+
+@command("llm-gateway cache clear", of=cache_app)
+def clear(*, config: Config = None) -> None:
+    """Let go of every answer, those of all tenants."""
+    with errors_told():
+        from llm_gateway.cli.cache import clear_cache
+
+        clear_cache(config)
+
+
+@command("llm-gateway cache prune", of=cache_app)
+def prune(*, config: Config = None) -> None:
+    """Let go of the answers that are too old or beyond the bounds, as the configuration has them now."""
+    with errors_told():
+        from llm_gateway.cli.cache import prune_cache
+
+        prune_cache(config)
 
 
 def main() -> None:

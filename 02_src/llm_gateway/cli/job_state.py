@@ -59,6 +59,13 @@ async def begin(job: Job, survey: Survey, source: str, *, state: str, named: str
             }
         )
         return
+    check_same(facts, survey, source, state=state, named=named, settings=settings)
+
+
+def check_same(
+    facts: Mapping[str, Any], survey: Survey, source: str, *, state: str, named: str, settings: Mapping[str, Any]
+) -> None:
+    """Raise JobError, JobChangedError unless a job that began, of which `facts` are noted, can go on like this."""
     if facts.get("cancelled"):
         raise JobError(
             f"The job {state} was cancelled; `llm-gateway jobs cancel {named} --undo` lets it go on, "

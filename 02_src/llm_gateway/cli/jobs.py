@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llm_gateway.cli.tally import known_cost
 from llm_gateway.clock import utc_now
 from llm_gateway.errors import GatewayError, JobError
 from llm_gateway.jobs.address import JobAddress, is_database
+from llm_gateway.jobs.batch_book import StoredBatch
 from llm_gateway.jobs.export import all_results, export_table, write_whole
 from llm_gateway.jobs.job import MODEL
 from llm_gateway.jobs.opening import Place
@@ -82,11 +84,12 @@ def condition(workers: Sequence[str], facts: dict[str, Any], ledger: Ledger) -> 
 def show_job(job: str, *, as_json: bool) -> None:
     """Print how far a job is, and its ledger."""
     with viewing(place_named(job)) as view:
-        facts, ledger, workers = view.facts(), view.ledger(), view.workers()
+        facts, ledger, workers, batches = view.facts(), view.ledger(), view.workers(), view.batches()
     stands = condition(workers, facts, ledger)
     console = Console(markup=False, highlight=False)
     if as_json:
-        plain = _plain(view.name, stands, facts, ledger) | {"workers": workers}
+        plain = _plain(view.name, stands, facts, ledger)
+        plain |= {"workers": workers, "batches": [asdict(each) for each in batches]}
         console.print(json.dumps(plain, indent=2), soft_wrap=True)
         return
     told = [("job", view.name), ("state", stands)]
@@ -99,7 +102,14 @@ def show_job(job: str, *, as_json: bool) -> None:
     told += [
         ("model", f"{name.removeprefix(MODEL)}: {value}") for name, value in facts.items() if name.startswith(MODEL)
     ]
-    print_facts(console, [*told, *ledger_facts(ledger)])
+    print_facts(console, [*told, *ledger_facts(ledger), *(("batch", _of_batch(each)) for each in batches)])
+
+
+def _of_batch(batch: StoredBatch) -> str:
+    rows = f"{count(batch.requests, 'row')} of {batch.model} at {batch.deployment}"
+    told = f"{batch.batch_id or '(no id yet)'}: {batch.state}, {rows}"
+    served = f", {batch.served:,} served" if batch.is_open and batch.served else ""
+    return f"{told}{served}, since {batch.made[:19]}{f' ({batch.reason})' if batch.reason else ''}"
 
 
 def _short(value: Any) -> str:

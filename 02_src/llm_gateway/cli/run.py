@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_gateway.answers import AnswerSchema
 from llm_gateway.calls import CallWatch
 from llm_gateway.cli.console import count, dollars, stderr
 from llm_gateway.cli.job_state import OUTPUT, START, begin, output_fact, place_in_output, state_of, take_back
@@ -14,7 +15,7 @@ from llm_gateway.cli.lines import Survey
 from llm_gateway.cli.output import STANDARD_OUTPUT, KeptOutput, Output, check_output, size_of
 from llm_gateway.cli.rows import RowReader
 from llm_gateway.cli.running import Loading, Run
-from llm_gateway.cli.settings import load
+from llm_gateway.cli.settings import Loaded, load
 from llm_gateway.cli.sources import Source, TableInput, open_source, template_of
 from llm_gateway.cli.tally import Tally
 from llm_gateway.cli.voice import Voice
@@ -23,13 +24,15 @@ from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.address import JobAddress
-from llm_gateway.jobs.answers import AnswerSchema
-from llm_gateway.jobs.job import Job
+from llm_gateway.jobs.job import POLL, Job
 from llm_gateway.jobs.opening import Place, shown_place
 from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.tables import is_table
 from llm_gateway.jobs.views import viewing
 from llm_gateway.models import RequestPriority
+from llm_gateway.price_lanes import LaneChoice
+
+SECONDS_AN_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,9 @@ class Options:
     retry_failed: str | None = None  # kinds with commas between them, or "all"
     job: str | None = None  # address of a job in a database
     load_only: bool = False  # take the rows in and leave them to workers
+    lane: LaneChoice | None = None
+    deadline: float | None = None  # hours
+    poll: float = POLL  # seconds
 
 
 def run_file(source: str, output: str | None, options: Options) -> int:
@@ -59,53 +65,77 @@ def run_file(source: str, output: str | None, options: Options) -> int:
     loaded = load(options.config)
     if options.model is not None:
         loaded.check_model(options.model)
+    opened = open_input(source, loaded, options)
+    try:
+        return asyncio.run(Command(opened, output, options).run(loaded.config))
+    finally:
+        opened.rows.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An input, and how its rows are read. Whoever opens it closes `rows`."""
+
+    rows: Source
+    reader: RowReader
+    schema: AnswerSchema | None
+
+
+def open_input(source: str, loaded: Loaded, options: Options) -> Opened:
+    """Open an input as the options say. Raises GatewayError for what cannot be read, or options that do not fit."""
     template = template_of(options.template)
     if options.system is not None and template is None:
         raise ConfigurationError(
             "--system goes with --prompt-template; a line of JSON has a system message of its own."
         )
-    schema = AnswerSchema.read(options.schema) if options.schema is not None else None
-    rows = open_source(source, template)
-    try:
-        reader = RowReader(
-            loaded,
-            model=options.model,
-            priority=options.priority,
-            template=template,
-            system=options.system,
-            schema=schema.schema if schema else None,
-        )
-        return asyncio.run(Command(rows, reader, output, options, schema).run(loaded.config))
-    finally:
-        rows.close()
+    schema = AnswerSchema.read_file(options.schema) if options.schema is not None else None
+    reader = RowReader(
+        loaded,
+        model=options.model,
+        priority=options.priority,
+        template=template,
+        system=options.system,
+        schema=schema.schema if schema else None,
+    )
+    return Opened(open_source(source, template), reader, schema)
+
+
+def settings_of(options: Options, schema: AnswerSchema | None) -> dict[str, Any]:
+    """Return the options that decide on the answers."""
+    given = {
+        "model": options.model,
+        "prompt-template": options.template,
+        "system": options.system,
+        "schema": schema.schema if schema else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def keeps_state(rows: Source, output: str) -> bool:
+    """Whether input and output are files that another process could go on with."""
+    if output == STANDARD_OUTPUT or not rows.is_kept:
+        return False
+    return Path(output).is_file() or not Path(output).exists()
 
 
 class Command:
     """One call of `llm-gateway run`."""
 
-    def __init__(
-        self, rows: Source, reader: RowReader, output: str | None, options: Options, schema: AnswerSchema | None
-    ) -> None:
-        self._rows = rows
-        self._reader = reader
+    def __init__(self, opened: Opened, output: str | None, options: Options) -> None:
+        self._rows = opened.rows
+        self._reader = opened.reader
+        self._schema = opened.schema
         self._output = STANDARD_OUTPUT if output is None else output
         self._stays = output is None and options.job is not None  # the results stay where they are
         self._options = options
-        self._schema = schema
         self._path = Path(self._output)
         self._fact = OUTPUT
         self._state: Place = None
         if options.job is not None:
             self._state = JobAddress.of_job(options.job)
             self._fact = output_fact(self._path)
-        elif self._keeps_state():
+        elif keeps_state(opened.rows, self._output):
             self._state = state_of(self._path)
-
-    def _keeps_state(self) -> bool:
-        """Whether input and output are files that another process could go on with."""
-        if self._output == STANDARD_OUTPUT or not self._rows.is_kept:
-            return False
-        return self._path.is_file() or not self._path.exists()
 
     async def run(self, config: GatewayConfig) -> int:
         """Return the exit code."""
@@ -121,8 +151,11 @@ class Command:
             schema=self._schema,
             priority=self._options.priority,
             fresh=self._options.force,
-            hooks=Hooks(paused=voice.paused, resumed=voice.resumed, refused=voice.refused),
+            hooks=Hooks(paused=voice.paused, resumed=voice.resumed, refused=voice.refused, told=voice.complain),
             on_bug=voice.bug,
+            lane=self._options.lane,
+            deadline=None if self._options.deadline is None else self._options.deadline * SECONDS_AN_HOUR,
+            poll=self._options.poll,
         )
         async with job:
             survey = await asyncio.to_thread(self._rows.survey)
@@ -153,7 +186,9 @@ class Command:
         if is_new and not self._stays and self._output != STANDARD_OUTPUT:
             check_output(self._path, force=self._options.force, source=self._rows.status)
             await job.store.note({self._fact: START})
-        await begin(job, survey, self._rows.name, state=state, named=named, settings=self._settings())
+        await begin(
+            job, survey, self._rows.name, state=state, named=named, settings=settings_of(self._options, self._schema)
+        )
 
     def _check_shared(self) -> None:
         """Raise ConfigurationError for what a job in a database cannot do."""
@@ -170,6 +205,8 @@ class Command:
             )
         if self._options.load_only and not self._stays:
             raise ConfigurationError("--load-only leaves the results in the database; run without --output.")
+        if self._options.load_only and self._options.lane is not None:
+            raise ConfigurationError("--load-only asks nothing; set the lane of the model where the workers run.")
 
     def _check(self) -> None:
         """Raise GatewayError for what must not or cannot be done."""
@@ -200,16 +237,6 @@ class Command:
             )
         total = left if config.budgets.total is None else min(left, config.budgets.total)
         return config.model_copy(update={"budgets": config.budgets.model_copy(update={"total": total})})
-
-    def _settings(self) -> dict[str, Any]:
-        """Return the options that decide on the answers."""
-        given = {
-            "model": self._options.model,
-            "prompt-template": self._options.template,
-            "system": self._options.system,
-            "schema": self._schema.schema if self._schema else None,
-        }
-        return {name: value for name, value in given.items() if value is not None}
 
     async def _writer(self, job: Job, last_result: int, voice: Voice) -> tuple[Writer, int]:
         """Return what writes the output, and the id of the last result that it has."""

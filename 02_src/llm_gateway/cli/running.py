@@ -100,8 +100,14 @@ class Run:
         without = self._job.broken_off + self._unwritten
         total = self._tally.total
         facts = []
-        if total is not None and (unsent := total - self._tally.done - without) > 0:
+        if total is not None and (unsent := total - self._tally.done - without - ledger.leased) > 0:
             facts.append(f"{count(unsent, 'row')} of the input were not sent")
+        if ledger.leased:
+            leased = count(ledger.leased, "row")
+            others = f"{leased} are being asked by other workers"
+            facts.append(
+                others if self._job.store.shared else f"{leased} wait in batches at the provider, which go on there"
+            )
         if without:
             facts.append(f"{count(without, 'row')} under way have no result")
         rest = f" {'; '.join(facts)}." if facts else ""
@@ -128,8 +134,10 @@ class Run:
 
     async def _new_rows(self, before: Ledger) -> AsyncIterator[NewRow]:
         """Yield the rows that the job has not taken in."""
-        number = before.rows
-        async for line, text in self._rows.rows(await self._job.store.last_number()):
+        number, after = before.rows, await self._job.store.last_number()
+        if (await self._job.store.facts()).get("sampled"):
+            number, after = 0, 0  # a plan has asked rows from anywhere; those that are there are known
+        async for line, text in self._rows.rows(after):
             row = self._reader.read(line, text)
             if row is not None:
                 number += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from llm_gateway.answers import AnswerSchema
 from llm_gateway.calls import CallWatch
 from llm_gateway.cli.console import stderr
 from llm_gateway.cli.rows import RowReader
@@ -17,7 +18,6 @@ from llm_gateway.cli.writing import NoWriter
 from llm_gateway.errors import JobError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.address import JobAddress
-from llm_gateway.jobs.answers import AnswerSchema
 from llm_gateway.jobs.job import Job
 from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.views import viewing

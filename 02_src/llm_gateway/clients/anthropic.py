@@ -16,13 +16,17 @@ from langchain_core.outputs import ChatResult
 from pydantic import PrivateAttr
 
 from llm_gateway.clients.base import Deployment
+from llm_gateway.clients.batches.anthropic import AnthropicBatches
 from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, takes_temperature
 from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
 from llm_gateway.clients.lean import anthropic as lean
 from llm_gateway.clients.lean import http, seams
 from llm_gateway.clients.messages import plausible
+from llm_gateway.clients.schemas import is_recursive, strict
+from llm_gateway.clients.shaping import Way
 from llm_gateway.clients.streaming import Assembly
 from llm_gateway.clients.transport import Pools, httpx2_options
+from llm_gateway.formats import all_required, asked_schema
 from llm_gateway.models import LLMRequest
 
 OURS = frozenset({
@@ -102,6 +106,14 @@ class AnthropicDialect(PlainDialect):
         """Build the call's payload, as the package does it."""
         model._get_request_payload(messages)  # type: ignore[attr-defined]  # noqa: SLF001 - a test watches over it
 
+    def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:
+        """Leave it to the provider where it takes the model's schema: no open dictionaries, nothing recursive."""
+        schema = asked_schema(request.response_format or {})
+        fits = strict(all_required(schema)) is not None and not is_recursive(schema)
+        way = super().way(request, profile if fits else profile | {"structured_output": False}, model)
+        thinks = (getattr(model, "thinking", None) or {}).get("type", "disabled") != "disabled"
+        return "prompt" if way == "tool" and thinks else way  # who thinks cannot be forced
+
     def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Send the tools also when none may be called: the API wants them where earlier turns have tool calls."""
         if request.tool_choice != "none":
@@ -161,4 +173,4 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
         headers = http.sdk_headers(sdk.default_headers)
         target = http.Target(f"{str(sdk.base_url).rstrip('/')}/v1/messages", headers, too_long=lean.TOO_LONG)
         model._lean = lean.Messages(leases[0].client, target.varied({}, sdk.default_query))  # noqa: SLF001 - see above
-    return LangChainClient(model, deployment, AnthropicDialect(), leases=leases, lean=is_lean)
+    return LangChainClient(model, deployment, AnthropicDialect(), leases=leases, lean=is_lean, batches=AnthropicBatches)

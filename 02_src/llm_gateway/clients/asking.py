@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatResult
 from langchain_core.runnables import RunnableConfig
 
 # No callbacks but those that the process turns on for all: the task that runs a batch must not report the calls of
@@ -35,6 +36,11 @@ async def generated(model: BaseChatModel, messages: list[BaseMessage], arguments
             # Nobody asked for it: something below gave up, and that is a failure like others.
             raise ConnectionAbortedError("the call was cancelled from below") from None
         raise
+    return message_of(result)
+
+
+def message_of(result: ChatResult) -> AIMessage:
+    """Return the message of what `_agenerate` returns, as `ainvoke` would return it."""
     generation = result.generations[0]
     message: AIMessage = generation.message  # type: ignore[assignment]  # what a chat model answers with
     told = {**(result.llm_output or {}), **(generation.generation_info or {})}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_gateway.config import Endpoint, ModelSettings
 from llm_gateway.models import LLMRequest, LLMToolCall, StreamDelta, TokenUsage
+from llm_gateway.price_lanes import PriceLane
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,8 @@ class Completion:
     finish_reason: str | None = None
     usage: TokenUsage | None = None
     headers: Mapping[str, str] = field(default_factory=dict)  # of the HTTP answer, as far as they tell of limits
+    vectors: Sequence[list[float]] | None = None  # of the texts of an EmbeddingRequest, in their order
+    price_lane: PriceLane | None = None  # in which it was made, where the provider says so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,10 @@ class ChatClient(Protocol):
         """Raise InvalidRequestError for what this model is known to refuse. No I/O; called at admission."""
 
     async def generate(self, request: LLMRequest, /) -> Completion:
-        """Make one provider call, no retry. Raises ProviderError, and nothing else but cancellation."""
+        """Make one provider call, no retry. Raises ProviderError, and nothing else but cancellation.
+
+        A request whose `lane` is "flex" goes there; whoever sets it knows that this deployment has that lane.
+        """
 
     def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
         """Make one provider call, no retry: yield the pieces of the answer as they come, and the whole of it at last.

@@ -20,7 +20,7 @@ INPUTS = {
 }
 
 
-def check(messages: Iterable[LLMMessage], profile: Mapping[str, Any]) -> None:
+def check(messages: Iterable[LLMMessage], profile: Mapping[str, Any], model: str) -> None:
     """Raise InvalidRequestError for a block without a type, and for one that the profile explicitly denies."""
     for number, message in enumerate(messages):
         if isinstance(message.content, str):
@@ -32,5 +32,5 @@ def check(messages: Iterable[LLMMessage], profile: Mapping[str, Any]) -> None:
                 reason = "a block without 'type'; text is {'type': 'text', 'text': …}."
                 raise InvalidRequestError(reason, field=field, record="LLMRequest")
             if profile.get(INPUTS.get(kind, "")) is False:
-                reason = f"a block of type '{kind}', which this model does not take; leave it out, or change the model."
+                reason = f"'{model}' takes no block of type '{kind}'; leave it out, or ask a model that does."
                 raise InvalidRequestError(reason, field=field, record="LLMRequest")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -16,10 +16,16 @@ from llm_gateway.clients.asking import QUIET, generated, invoked
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.failures import Failures
 from llm_gateway.clients.messages import completion_of, langchain_messages, langchain_tools
+from llm_gateway.clients.shaping import AnswerTool, Way, shaped
 from llm_gateway.clients.streaming import Assembly, let_go, unwind
 from llm_gateway.clients.transport import Exchange, Lease, exchange
 from llm_gateway.errors import InvalidRequestError
+from llm_gateway.formats import ResponseFormat, asked_schema, name_of
 from llm_gateway.models import LLMRequest, StreamDelta
+
+if TYPE_CHECKING:
+    from llm_gateway.clients.batches import BatchClient
+    from llm_gateway.clients.batches.reading import Translator
 
 LONGEST_WORDS = 120  # characters of what a package says of a malformed block; it may quote the block
 
@@ -41,6 +47,9 @@ class Dialect(Protocol):
 
     def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Return the arguments that carry the request's tools and its choice among them."""
+
+    def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:
+        """Return how this model is best made to answer in the request's format."""
 
     def recover(self, error: Exception, /) -> Completion | None:
         """Return the answer that an error holds, None if it holds none."""
@@ -77,6 +86,12 @@ class PlainDialect:
             arguments["response_format"] = json_schema(request.response_format)
         return arguments
 
+    def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:  # noqa: ARG002 - the seam's signature
+        """Leave it to the provider, unless the model's profile denies that it can."""
+        if profile.get("structured_output") is not False:
+            return "native"
+        return "prompt" if profile.get("tool_choice") is False else "tool"
+
     def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Let the partner package translate tools and choice."""
         choice = request.tool_choice
@@ -101,17 +116,18 @@ def takes_temperature(profile: Any) -> bool:
     return (profile or {}).get("temperature") is not False
 
 
-def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema as OpenAI's API wants it; Anthropic's and Ollama's packages translate from that form."""
-    name = str(schema.get("title") or "answer").replace(" ", "_")[:64]
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+def json_schema(given: ResponseFormat) -> dict[str, Any]:
+    """Return a format as OpenAI's API wants it; Anthropic's package translates from that form."""
+    form = {"name": name_of(given), "schema": asked_schema(given), "strict": True}
+    return {"type": "json_schema", "json_schema": form}
 
 
 class LangChainClient:
     """ChatClient over one LangChain chat model.
 
     `leases` are what it shares with others (connections, a local server); it leaves them when it is closed. `lean`
-    calls the model without what LangChain does for handlers and tracers, where there are none.
+    calls the model without what LangChain does for handlers and tracers, where there are none. `batches` makes the
+    client of its provider's batches.
     """
 
     def __init__(
@@ -122,18 +138,23 @@ class LangChainClient:
         *,
         leases: Sequence[Lease] = (),
         lean: bool = False,
+        batches: Callable[[Translator], BatchClient] | None = None,
     ) -> None:
+        self._batches = batches
         self._ask = generated if lean else invoked
         self._model = model
         self._dialect = dialect
+        self._name = deployment.name
         self._failures = Failures(deployment, wired=dialect.wired)
         self._profile: dict[str, Any] = dict(model.profile or {})
+        self._way = deployment.settings.structured_output
         self._leases = leases
 
     def check(self, request: LLMRequest, /) -> None:
         """Raise InvalidRequestError for what the model's profile or its provider's API is known to refuse."""
         sendable.check(request, json_only=self._dialect.wired)
-        check_profile(request, self._profile)
+        request, _ = self._shaped(request)
+        check_profile(request, self._profile, self._name)
         self._check_pictures(request)
         self._dialect.check(request, self._profile)
 
@@ -168,13 +189,35 @@ class LangChainClient:
             exchange.reset(token)
         raise failure from cause  # outside `except`: an error that holds the key must not be its context either
 
+    def batch_client(self) -> BatchClient | None:
+        """Return the client of the provider's batches, None where it has none. It lives as long as this one."""
+        if self._batches is None:
+            return None
+        from llm_gateway.clients.batches.reading import Translator
+
+        return self._batches(
+            Translator(
+                model=self._model,
+                check=self.check,
+                arguments=self._arguments,
+                completed=self._completion,
+                failures=self._failures,
+            )
+        )
+
     def _arguments(self, request: LLMRequest) -> dict[str, Any]:
         arguments = self._dialect.arguments(request, self._model)
         if request.tools:
             arguments |= self._dialect.tool_arguments(request, self._model)
         return arguments
 
+    def _shaped(self, request: LLMRequest) -> tuple[LLMRequest, AnswerTool | None]:
+        if request.response_format is None:
+            return request, None
+        return shaped(request, self._way or self._dialect.way(request, self._profile, self._model))
+
     async def _call(self, request: LLMRequest) -> Completion:
+        request, tool = self._shaped(request)
         arguments = self._arguments(request)
         try:
             message = await self._ask(self._model, langchain_messages(request.messages), arguments)
@@ -183,25 +226,34 @@ class LangChainClient:
             if recovered is None:
                 raise
             return recovered
-        return completion_of(message, needs_reason=self._dialect.ends_with_reason)
+        completion = self._completion(message, tool)
+        return completion if request.lane != "flex" else as_served(completion, message)
+
+    def _completion(self, message: AIMessage, tool: AnswerTool | None = None) -> Completion:
+        if tool is None:
+            return completion_of(message, needs_reason=self._dialect.ends_with_reason)
+        return tool.answer(completion_of(tool.mended(message), needs_reason=self._dialect.ends_with_reason))
 
     async def stream(self, request: LLMRequest, /) -> AsyncGenerator[StreamDelta | Completion, None]:
         """Make one provider call: yield the pieces of the answer, and at last the whole. Raises ProviderError."""
         seen = Exchange()
         assembly = Assembly()
+        request, tool = self._shaped(request)
         chunks = self._chunks(request, seen)
         failure = cause = None
         try:
             try:
                 async for chunk in chunks:
-                    for delta in assembly.take(chunk):
+                    for delta in assembly.take(chunk) if tool is None else tool.deltas(assembly.take(chunk)):
                         yield delta
             finally:
                 await unwind(chunks)
-            for delta in assembly.rest():
+            for delta in assembly.rest() if tool is None else tool.deltas(assembly.rest()):
                 yield delta
             whole = assembly.message(self._dialect.streamed_usage(assembly))
-            completion = completion_of(whole, needs_reason=self._dialect.ends_with_reason)
+            completion = self._completion(whole, tool)
+            if request.lane == "flex":
+                completion = as_served(completion, whole)
         except Exception as error:  # noqa: BLE001 - whatever it is, `translate` has a name for it
             let_go(error)
             recovered = self._dialect.recover(error)
@@ -240,13 +292,19 @@ class LangChainClient:
             await lease.aclose()
 
 
-def check_profile(request: LLMRequest, profile: dict[str, Any]) -> None:
-    """Raise InvalidRequestError for content and a forced choice that a model's profile explicitly denies.
+def as_served(completion: Completion, message: AIMessage) -> Completion:
+    """Note that a call of the flex lane was served in another one, where the answer says so."""
+    tier = message.response_metadata.get("service_tier")
+    return replace(completion, price_lane="standard") if tier not in {None, "flex"} else completion
+
+
+def check_profile(request: LLMRequest, profile: dict[str, Any], model: str) -> None:
+    """Raise InvalidRequestError for content and a forced choice that the profile of `model` explicitly denies.
 
     What profiles say of tools and schemas is wrong for some models; there the provider's own refusal counts.
     """
     if any(not isinstance(message.content, str) for message in request.messages):
-        blocks.check(request.messages, profile)
+        blocks.check(request.messages, profile, model)
     if request.tool_choice not in {None, "auto", "none"} and profile.get("tool_choice") is False:
         refuse("tool_choice", f"this model cannot be forced ('{request.tool_choice}'); use 'auto' or another model.")
 

@@ -59,11 +59,17 @@ def check_options(deployment: Deployment, ours: AbstractSet[str]) -> dict[str, A
 
 
 def with_profile(build: Callable[[str], M], name: str) -> M:
-    """Return the chat model of `name`; one pinned to a date has the profile of its family, where it has none itself."""
+    """Return the chat model of `name`; one pinned to a date has the profile of its family, where it has none itself.
+
+    Profiles of dated names deny structured output where their family has it: there the family is right.
+    """
     model = build(name)
     family = DATE.sub("", name)
-    if not model.profile and family != name:
-        model.profile = build(family).profile
+    if family != name and (not model.profile or model.profile.get("structured_output") is False):
+        whole: Any = build(family).profile or {}
+        told = {"structured_output": whole["structured_output"]} if "structured_output" in whole else {}
+        own: Any = {**model.profile, **told} if model.profile else whole
+        model.profile = own
     return model
 
 
@@ -83,8 +89,9 @@ def constructing(deployment: Deployment) -> Iterator[None]:
         raise ConfigurationError(f"{where}.{option}: {_words(problem['msg'], redact)}.") from None
     except Exception as error:  # noqa: BLE001 - a partner package may raise anything here
         kind, words = deployment.endpoint.kind, _words(str(error), redact)
+        what = "embedding" if deployment.settings.embedding else "chat"
         raise ConfigurationError(
-            f"{where}: the chat model of '{kind}' cannot be set up: {type(error).__name__}: {words}."
+            f"{where}: the {what} model of '{kind}' cannot be set up: {type(error).__name__}: {words}."
         ) from None
 
 

@@ -11,6 +11,7 @@ from llm_gateway.clients.transport import Pools
 
 MODULES = {kind: f"llm_gateway.clients.{kind}" for kind in ("openai", "anthropic", "ollama", "llamacpp")}
 ANY_OTHER = "llm_gateway.clients.other"
+EMBEDDINGS = "llm_gateway.clients.embeddings"
 
 
 class LangChainClients:
@@ -28,7 +29,8 @@ class LangChainClients:
         kind = deployment.endpoint.kind
         if kind in {"openai", "anthropic"}:
             check_url(deployment)
-        module: Any = import_module(MODULES.get(kind, ANY_OTHER))
+        embeds = deployment.settings.embedding
+        module: Any = import_module(EMBEDDINGS if embeds else MODULES.get(kind, ANY_OTHER))
         client: ChatClient = module.connect(deployment, self._pools)
         return client
 

@@ -22,6 +22,8 @@ from llm_gateway.clients import sendable
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.chat import LangChainClient, check_profile
 from llm_gateway.clients.openai import OpenAIDialect, chat_model, lease_http
+from llm_gateway.clients.schemas import closed
+from llm_gateway.clients.shaping import shaped
 from llm_gateway.clients.transport import PoolLease, Pools
 from llm_gateway.errors import ConfigurationError, MissingDependencyError, ProviderError
 from llm_gateway.local_model import KNOWN, model_path
@@ -141,6 +143,14 @@ class ServerLease:
             await asyncio.to_thread(self._servers.leave, self.server)
 
 
+class LocalDialect(OpenAIDialect):
+    """llama.cpp's server, whose grammars know lengths and bounds that OpenAI's strict mode does not."""
+
+    def enforced(self, schema: dict[str, Any], /) -> tuple[dict[str, Any], bool]:
+        """Keep all of a schema: a small model needs every bound."""
+        return closed(schema), True
+
+
 class LlamaCppClient:
     """ChatClient over a local server, which the first request starts."""
 
@@ -148,14 +158,15 @@ class LlamaCppClient:
         self._deployment = deployment
         self._server = server
         self._http = http
-        self._dialect = OpenAIDialect()
+        self._dialect = LocalDialect()
         self._chat: LangChainClient | None = None
         self._starting = asyncio.Lock()
 
     def check(self, request: LLMRequest, /) -> None:
         """Raise InvalidRequestError for what cannot be sent; nothing else is known of a file."""
         sendable.check(request)
-        check_profile(request, {})
+        shaped(request, self._deployment.settings.structured_output or "native")
+        check_profile(request, {}, self._deployment.name)
 
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Make one call, after loading the model if need be. Raises ProviderError."""

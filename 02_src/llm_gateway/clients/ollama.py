@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ollama
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, ModelProfile
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_ollama import ChatOllama
@@ -15,11 +15,18 @@ from llm_gateway.clients.chat import LangChainClient, PlainDialect, refuse, take
 from llm_gateway.clients.construction import check_options, constructing
 from llm_gateway.clients.lean import http, seams
 from llm_gateway.clients.lean import ollama as lean
-from llm_gateway.clients.transport import Pools, httpx_options, tls
+from llm_gateway.clients.shaping import Way
+from llm_gateway.clients.transport import PoolLease, Pools, httpx_options, tls
 from llm_gateway.config import Endpoint
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.formats import asked_schema
 from llm_gateway.models import LLMRequest
 
 OURS = frozenset({"model", "base_url", "client_kwargs", "async_client_kwargs", "sync_client_kwargs", "cache"})
+
+
+# Of all that its API has no place for.
+TEXT_AND_IMAGES: ModelProfile = {"pdf_inputs": False, "audio_inputs": False, "video_inputs": False}
 
 
 class LeanOllama(ChatOllama):
@@ -57,8 +64,12 @@ class OllamaDialect(PlainDialect):
             options["stop"] = request.stop
         arguments: dict[str, Any] = {"options": options}
         if request.response_format is not None:
-            arguments["format"] = request.response_format
+            arguments["format"] = asked_schema(request.response_format)
         return arguments
+
+    def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:  # noqa: ARG002 - the seam's signature
+        """Tell the model where it has tools: with a format, Ollama lets it write nothing else, and call none."""
+        return "prompt" if request.tools and request.tool_choice != "none" else "native"
 
     def tool_arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
         """Leave the tools out where none may be called: the API has no choice to offer."""
@@ -93,6 +104,16 @@ def _new_client(endpoint: Endpoint) -> ollama.AsyncClient:
     return ollama.AsyncClient(host=endpoint.base_url, headers=headers, **options)
 
 
+def lease_sdk(endpoint: Endpoint, pools: Pools) -> PoolLease:
+    """Return a share in the SDK's client of a host."""
+
+    def make() -> tuple[Any, Any]:
+        client = _new_client(endpoint)
+        return client, client.close
+
+    return pools.lease(endpoint, make)
+
+
 def _lean_chat(endpoint: Endpoint, pool: http.Http) -> lean.Chat:
     headers = {"authorization": f"Bearer {endpoint.api_key.get_secret_value()}"} if endpoint.api_key else {}
     return lean.Chat(pool, http.Target(f"{lean.address(endpoint.base_url or '')}/api/chat", headers))
@@ -101,12 +122,12 @@ def _lean_chat(endpoint: Endpoint, pool: http.Http) -> lean.Chat:
 def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
     """Return the client of an Ollama deployment. Raises ConfigurationError."""
     endpoint = deployment.endpoint
+    if deployment.settings.structured_output == "tool":
+        raise ConfigurationError(
+            f"Configuration key models.{deployment.name}.structured_output: Ollama cannot be made to call a tool; set "
+            "'native' or 'prompt'."
+        )
     is_lean = endpoint.transport == "lean" and seams.fits(ChatOllama, lean.SEAM, lean.FIELDS)
-
-    def make() -> tuple[Any, Any]:
-        client = _new_client(endpoint)
-        return client, client.close
-
     with constructing(deployment):
         model = (LeanOllama if is_lean else ChatOllama)(
             **check_options(deployment, OURS),
@@ -115,8 +136,9 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
             client_kwargs={"verify": tls()},
             cache=False,
         )
-        lease = http.lease(endpoint, pools) if is_lean else pools.lease(endpoint, make)
+        lease = http.lease(endpoint, pools) if is_lean else lease_sdk(endpoint, pools)
         client: Any = _lean_chat(endpoint, lease.client) if is_lean else lease.client
+    model.profile = {**TEXT_AND_IMAGES, **(model.profile or {})}
     model._async_client = client  # noqa: SLF001 - a test fails when ChatOllama names it otherwise
     dialect = OllamaDialect(constructor_options(model, deployment))
     return LangChainClient(model, deployment, dialect, leases=[lease], lean=is_lean)

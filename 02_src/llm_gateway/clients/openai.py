@@ -12,15 +12,17 @@ from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr
 
 from llm_gateway.clients.base import Completion, Deployment
+from llm_gateway.clients.batches.openai import OpenAIBatches
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
 from llm_gateway.clients.construction import check_options, constructing, key_of, with_profile
 from llm_gateway.clients.lean import http, seams
 from llm_gateway.clients.lean import openai as lean
 from llm_gateway.clients.messages import plausible, usage_of
-from llm_gateway.clients.schemas import closed
+from llm_gateway.clients.schemas import strict
 from llm_gateway.clients.text import readable
 from llm_gateway.clients.transport import PoolLease, Pools, httpx2_options
 from llm_gateway.models import LLMRequest
+from llm_gateway.price_lanes import FLEX_SECONDS
 
 OURS = frozenset({
     "model", "model_name", "base_url", "openai_api_base", "api_key", "openai_api_key", "max_retries", "timeout",
@@ -110,15 +112,30 @@ def _is_plain_answer(message: Any) -> bool:
 
 
 class OpenAIDialect(PlainDialect):
-    """OpenAI's chat completions and responses."""
+    """OpenAI's chat completions and responses.
+
+    `timeout` is that of the endpoint, in seconds; calls of the flex lane get more.
+    """
+
+    def __init__(self, timeout: float = FLEX_SECONDS) -> None:
+        self._timeout = max(timeout, FLEX_SECONDS)
 
     def arguments(self, request: LLMRequest, model: BaseChatModel, /) -> dict[str, Any]:
-        """Close the objects of a schema, as strict mode demands."""
+        """Ask for strict mode where the schema has a form that it takes; else the model may stray from it."""
         arguments = super().arguments(request, model)
+        if request.lane == "flex":
+            arguments |= {"service_tier": "flex", "timeout": self._timeout}
         if request.response_format is not None:
             form = arguments["response_format"]["json_schema"]
-            form["schema"] = closed(form["schema"])
+            form["schema"], form["strict"] = self.enforced(form["schema"])
+            if request.tools:  # which the SDK's own parsing wants to be strict, too
+                arguments = self.streaming(arguments, model)
         return arguments
+
+    def enforced(self, schema: dict[str, Any], /) -> tuple[dict[str, Any], bool]:
+        """Return a schema as it is sent, and whether in strict mode."""
+        exact = strict(schema)
+        return (schema, False) if exact is None else (exact, True)
 
     def recover(self, error: Exception, /) -> Completion | None:
         """Return the answer that the SDK refuses to give since, cut or filtered, it cannot follow the schema."""
@@ -202,4 +219,6 @@ def connect(deployment: Deployment, pools: Pools) -> LangChainClient:
         headers = {"authorization": f"Bearer {key}"} | http.sdk_headers(sdk.default_headers)
         target = http.Target(url, headers, too_long=lean.TOO_LONG).varied({}, sdk.default_query)
         model._lean = model.async_client = lean.Completions(leases[0].client, target)  # noqa: SLF001 - our own subclass
-    return LangChainClient(model, deployment, OpenAIDialect(), leases=leases, lean=is_lean)
+    return LangChainClient(
+        model, deployment, OpenAIDialect(endpoint.timeout), leases=leases, lean=is_lean, batches=OpenAIBatches
+    )

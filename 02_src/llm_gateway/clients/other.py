@@ -13,10 +13,12 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
 from llm_gateway.clients.construction import check_options, constructing
+from llm_gateway.clients.shaping import Way
 from llm_gateway.clients.streaming import Assembly
 from llm_gateway.clients.transport import PoolLease, Pools, httpx2_options, httpx_options
 from llm_gateway.config import Endpoint
 from llm_gateway.errors import MissingDependencyError
+from llm_gateway.models import LLMRequest
 
 OURS = frozenset({"model", "model_provider", "base_url", "api_key", "max_retries", "timeout", "cache"})
 
@@ -28,6 +30,11 @@ class OtherDialect(PlainDialect):
 
     def __init__(self, *, wired: bool) -> None:
         self.wired = wired
+
+    def way(self, request: LLMRequest, profile: dict[str, Any], model: BaseChatModel, /) -> Way:  # noqa: ARG002 - the seam's signature
+        """Have a tool called, which all packages with tools understand alike."""
+        has_none = type(model).bind_tools is BaseChatModel.bind_tools or profile.get("tool_calling") is False
+        return "prompt" if has_none else "tool"
 
     def streamed_usage(self, assembly: Assembly, /) -> UsageMetadata | None:
         """Add up what was told: LangChain asks its packages to tell what each chunk adds."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_gateway.clients.text import lone_surrogate
 from llm_gateway.errors import InvalidRequestError
+from llm_gateway.formats import schema_of
 from llm_gateway.models import LLMMessage, LLMRequest
 
 REMEDY = "such a text cannot be encoded; replace it, as text.encode('utf-8', 'replace').decode() does."
@@ -34,7 +35,7 @@ def check(request: LLMRequest, *, json_only: bool = True) -> None:
     for number, word in enumerate(request.stop or ()):
         _check_text(word, f"stop[{number}]")
     if request.response_format is not None:
-        _check_value(request.response_format, "response_format")
+        _check_value(schema_of(request.response_format), "response_format")
 
 
 def _check_calls(message: LLMMessage, field: str) -> None:

@@ -50,6 +50,7 @@ class _Open:
     attempt: trace.Span | None = None
     before: contexts.Context | None = None  # what was current when the attempt began
     provider: str | None = None
+    operation: str = "chat"
 
 
 class GatewayTelemetry:
@@ -123,16 +124,16 @@ class GatewayTelemetry:
         if event.request_id in self._open:
             return
         span = self._tracer.start_span(
-            f"chat {event.model}",
+            f"{event.operation} {event.model}",
             kind=trace.SpanKind.CLIENT,
             attributes={
-                "gen_ai.operation.name": "chat",
+                "gen_ai.operation.name": event.operation,
                 "gen_ai.request.model": event.model,
                 "llm_gateway.request.id": event.request_id,
                 "llm_gateway.request.priority": event.priority.name.lower(),
             },
         )
-        self._open[event.request_id] = _Open(span, trace.set_span_in_context(span))
+        self._open[event.request_id] = _Open(span, trace.set_span_in_context(span), operation=event.operation)
 
     def _began(self, event: AttemptBegan) -> None:
         request = self._open.get(event.request_id)
@@ -195,7 +196,7 @@ class GatewayTelemetry:
         context = request.context if request else None
         provider, model = _provider_and_model(event, request.provider if request else None)
         labels = {
-            "gen_ai.operation.name": "chat",
+            "gen_ai.operation.name": request.operation if request else "chat",
             "gen_ai.provider.name": provider,
             "gen_ai.request.model": event.model,
             "gen_ai.response.model": model,
@@ -228,6 +229,8 @@ class GatewayTelemetry:
             facts["gen_ai.agent.name"] = event.agent
         if event.cost_usd is not None:
             facts["llm_gateway.cost_usd"] = event.cost_usd
+        if event.cached:
+            facts["llm_gateway.cached"] = True
         if event.outcome == "ok":
             facts["gen_ai.response.model"] = model
         if event.time_to_first_token is not None:

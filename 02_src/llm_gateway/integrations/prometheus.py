@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from threading import Thread
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +32,7 @@ except ImportError:
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+MOST_BUDGETS = 200  # that have series; each agent may have one
 OTHER = "other"  # the agents beyond those that have series of their own
 _DeploymentStanding = tuple[tuple[str, str], Mapping[str, Any]]
 PATIENCE = 1.0  # seconds that a scrape waits for a busy event loop to say where its limits stand
@@ -112,6 +114,15 @@ class GatewayMetrics:
         self._cost = Counter(
             "llm_gateway_cost_dollars", "Sum of the known costs in US dollars.", ("model", "agent"), registry=registry
         )
+        self._cached = Counter(
+            "llm_gateway_cached_requests", "Requests answered from the cache.", ("model",), registry=registry
+        )
+        self._saved = Counter(
+            "llm_gateway_saved_dollars",
+            "What the answers from the cache cost when they were made.",
+            ("model", "agent"),
+            registry=registry,
+        )
         self._sizes = Histogram(
             "llm_gateway_batch_size",
             "Requests that left for the provider together.",
@@ -170,6 +181,9 @@ class GatewayMetrics:
         agent = self._agent(event.agent)
         if event.cost_usd is not None:
             self._cost.labels(event.model, agent).inc(event.cost_usd)
+        if event.cached:
+            self._cached.labels(event.model).inc()
+            self._saved.labels(event.model, agent).inc(event.saved_usd or 0.0)
         usage = event.usage
         if usage is None:
             return
@@ -248,9 +262,30 @@ class _Standing(Collector):
         yield GaugeMetricFamily(
             "llm_gateway_in_flight_requests", "Requests in the provider's hands.", value=stats["in_flight"]
         )
+        if "cache" in stats:
+            yield _cache_metric(stats["cache"])
         standings = list(_by_deployment(self.gateway, stats.get("pace", {})))
+        yield from self._budgets(stats.get("budgets", {}))
         yield from self._openness(standings)
         yield from self._limits(standings)
+
+    def _budgets(self, accounts: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+        """Yield what became of every budget that was touched."""
+        spent = GaugeMetricFamily("llm_gateway_budget_spent_dollars", "US dollars that were spent.", labels=["budget"])
+        reserved = GaugeMetricFamily(
+            "llm_gateway_budget_reserved_dollars",
+            "US dollars that the calls under way may cost at worst.",
+            labels=["budget"],
+        )
+        left = GaugeMetricFamily(
+            "llm_gateway_budget_left_dollars",
+            "US dollars that may still be spent, beside those that are reserved.",
+            labels=["budget"],
+        )
+        for name in islice(accounts, MOST_BUDGETS):
+            for family, figure in ((spent, "spent"), (reserved, "reserved"), (left, "left")):
+                family.add_metric([name], accounts[name][figure])
+        yield from (spent, reserved, left)
 
     def _openness(self, standings: Sequence[_DeploymentStanding]) -> Iterator[Metric]:
         """Yield what keeps calls from beginning at all."""
@@ -303,6 +338,16 @@ class _Standing(Collector):
             return told.result(PATIENCE)
         except (RuntimeError, TimeoutError):  # closed at this very moment, or somebody blocks it
             return gateway.get_stats()
+
+
+def _cache_metric(figures: Mapping[str, int]) -> Metric:
+    """Return what came of looking into the cache and keeping answers there."""
+    metric = CounterMetricFamily(
+        "llm_gateway_cache", "Answers looked for in the cache, and kept there or not, by outcome.", labels=["outcome"]
+    )
+    for outcome, times in figures.items():
+        metric.add_metric([outcome], times)
+    return metric
 
 
 def _by_deployment(gateway: LLMGateway, paces: Mapping[str, Mapping[str, Any]]) -> Iterator[_DeploymentStanding]:

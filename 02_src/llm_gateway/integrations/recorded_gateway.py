@@ -13,7 +13,7 @@ from typing import Any
 from llm_gateway.clients.base import ChatClient, ClientFactory, Completion, Deployment
 from llm_gateway.clock import Clock
 from llm_gateway.config import GatewayConfig, SharedSettings, endpoint_of, load_config
-from llm_gateway.errors import ProviderError
+from llm_gateway.errors import ConfigurationError, ProviderError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.integrations.recording import Tape, deployments_of, reply_of, reply_of_error
 from llm_gateway.mock_gateway import Chaos, MockLLMGateway
@@ -106,7 +106,15 @@ class RecordingClients:
         self._clock = clock
 
     def connect(self, deployment: Deployment, /) -> ChatClient:
-        """Return a client. Raises ConfigurationError as the real one does: recording needs the key."""
+        """Return a client. Raises ConfigurationError as the real one does: recording needs the key.
+
+        Also for an embedding model: which texts share a call depends on the moment, and no call would come again.
+        """
+        if deployment.settings.embedding:
+            raise ConfigurationError(
+                f"The model '{deployment.name}' makes vectors, and those are not recorded; use the fixture "
+                "mock_gateway, whose vectors depend on the text and the seed alone."
+            )
         return RecordingClient(
             deployment,
             self._real.connect(deployment),

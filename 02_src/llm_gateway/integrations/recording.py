@@ -126,6 +126,8 @@ class Tape:
     def next_reply(self, asked: Asked, /) -> tuple[str, Reply]:
         """Return what was answered to this request; recorded several times, in turn. A retry gets the same again.
 
+        But one that shows the model an answer that did not fit asks something else, and has an answer of its own.
+
         Raises UnrecordedRequestError.
         """
         kept = self._find(asked)
@@ -148,9 +150,10 @@ class Tape:
         return [_told(each.call.request) for each in self._kept if not each.used]
 
     def _find(self, asked: Asked) -> _Kept | None:
-        if asked.attempt > 1 and asked.request.request_id in self._served:
-            return self._served[asked.request.request_id]
         wanted = self._request(asked)
+        served = self._served.get(asked.request.request_id)
+        if asked.attempt > 1 and served is not None and served.call.request == wanted:
+            return served
         return next((each for each in self._kept if not each.given and self._now(each, wanted)), None)
 
     def _now(self, kept: _Kept, wanted: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """Bulk jobs: a file or a stream of requests that is answered once, however often the process dies in between."""
 
-from llm_gateway.jobs.answers import AnswerSchema
+from llm_gateway.answers import AnswerSchema
 from llm_gateway.jobs.job import Job, JobOutcome
 from llm_gateway.jobs.records import Ledger, RowState
 from llm_gateway.jobs.sqlite import SqliteJobStore

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from llm_gateway.answers import AnswerSchema
 from llm_gateway.calls import CallWatch, Heard
 from llm_gateway.clock import Clock
 from llm_gateway.errors import (
@@ -22,10 +23,10 @@ from llm_gateway.errors import (
     QueueFullError,
 )
 from llm_gateway.events import AttemptBegan, AttemptFailed, RequestDone, RetryScheduled
-from llm_gateway.jobs.answers import AnswerSchema
 from llm_gateway.jobs.encoding import request_of, response_json, to_json
 from llm_gateway.jobs.records import Calls, Failure, Lease, Verdict
-from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority, TokenUsage
+from llm_gateway.price_lanes import PriceLane
 
 FULL_QUEUE_PAUSE = 1.0  # seconds before a row that found the queue full tries again, where no better hint is known
 LONGEST_PAUSE = 30.0
@@ -51,11 +52,16 @@ class CallCount:
 
     recorded: int = 1  # the lease itself recorded the first
     failed: int = 0
+    unfit: int = 0  # answered, and not in the format of the request: paid all the same
     made: int = 0  # by the end of the request; 0 also for one that was never accepted
+    usage: TokenUsage | None = None  # of the answers that came, by the end of the request
+    cost_usd: float | None = None
 
     def heard(self, event: Heard) -> None:
         """Take note of an event of the request."""
         match event:
+            case AttemptFailed(kind=InvalidAnswerError.kind):
+                self.unfit += 1
             case AttemptFailed():
                 self.failed += 1
             case RetryScheduled():
@@ -63,34 +69,38 @@ class CallCount:
             case AttemptBegan():
                 self.recorded = max(self.recorded, event.attempt)
             case RequestDone():
-                self.made = event.attempt
+                self.made, self.usage, self.cost_usd = event.attempt, event.usage, event.cost_usd
 
     def answered(self, response: LLMResponse) -> Calls:
         """Return the calls of a lease that ended with an answer."""
         receipt = response.receipt
         # A call that identical requests shared stands in the receipt of one of them.
         made = min(receipt.attempts if receipt else 1, self.recorded)
-        usage = receipt.usage if receipt else None
-        cost = receipt.cost_usd if receipt else None
-        return Calls(
-            answered=min(made, 1),
-            refused=max(0, made - 1),
-            unsent=self.recorded - made,
-            input_tokens=usage.input_tokens if usage else 0,
-            output_tokens=usage.output_tokens if usage else 0,
-            cost_usd=cost or 0.0,
-            unpriced=int(cost is None),
-        )
+        self.usage = receipt.usage if receipt and not receipt.cached else None  # of a call of ours
+        self.cost_usd = receipt.cost_usd if receipt else None
+        return self._calls(made, answered=self.unfit + 1, refused=made)
 
     def failed_known(self) -> Calls:
         """Return the calls of a lease that ended with an error of the provider, or before any call."""
         made = min(self.made, self.recorded)
-        return Calls(refused=made, unsent=self.recorded - made)
+        return self._calls(made, answered=self.unfit, refused=made)
 
     def broken_off(self) -> Calls:
         """Return the calls of a lease that ended while a call may have been under way: that one is in doubt."""
         made = min(self.made, self.recorded)
-        return Calls(refused=min(self.failed, made), unsent=self.recorded - made)
+        return self._calls(made, answered=self.unfit, refused=self.failed)
+
+    def _calls(self, made: int, *, answered: int, refused: int) -> Calls:
+        answered = min(answered, made)
+        return Calls(
+            answered=answered,
+            refused=min(refused, made - answered),
+            unsent=self.recorded - made,
+            input_tokens=self.usage.input_tokens if self.usage else 0,
+            output_tokens=self.usage.output_tokens if self.usage else 0,
+            cost_usd=self.cost_usd or 0.0,
+            unpriced=answered if self.cost_usd is None else 0,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,12 +115,16 @@ class Asker:
     schema: AnswerSchema | None = None
     max_answers: int = 1  # how many answers a row may cost before one that fits the schema is given up
     priority: RequestPriority | None = None
+    lane_of: Callable[[str], PriceLane] | None = None  # the price lane of a model's rows that name none
 
-    async def ask(self, lease: Lease) -> Verdict | Halt:
-        """Return what becomes of a row. After a cancel it is pending, and the call under way is in doubt."""
+    async def ask(self, lease: Lease, known: LLMRequest | None = None) -> Verdict | Halt:
+        """Return what becomes of a row. After a cancel it is pending, and the call under way is in doubt.
+
+        `known` is the lease's request where somebody has it at hand, so that it need not be read again.
+        """
         count = CallCount()
         try:
-            request = self._request(lease)
+            request = self._request(lease, known)
             response = await self._answer(lease, request, count)
         except (GatewayClosedError, asyncio.CancelledError) as error:
             task = asyncio.current_task()
@@ -123,17 +137,23 @@ class Asker:
         except DeadlineExceededError as error:
             return Verdict(calls=count.broken_off(), failure=failure_of(error))
         except GatewayError as error:
-            return Verdict(calls=count.failed_known(), failure=failure_of(error))
+            unfit = isinstance(error, InvalidAnswerError)
+            return Verdict(calls=count.failed_known(), failure=failure_of(error), invalid=unfit)
         except Exception as error:  # noqa: BLE001 - a bug that one row meets must not cost the others their answers
             self.on_bug(lease, "".join(traceback.format_exception(error)))
             return Verdict(calls=count.failed_known(), failure=failure_of(error))
-        return self._judged(lease, response, count.answered(response))
+        return self.judged(lease, response, count.answered(response))
 
-    def _request(self, lease: Lease) -> LLMRequest:
-        request = request_of(lease.request)
-        if self.priority is None or request.priority is self.priority:
-            return request
-        return request.model_copy(update={"priority": self.priority})
+    def _request(self, lease: Lease, known: LLMRequest | None) -> LLMRequest:
+        request = request_of(lease.request) if known is None else known
+        changes: dict[str, object] = {}
+        if self.priority is not None and request.priority is not self.priority:
+            changes["priority"] = self.priority
+        if self.lane_of is not None and request.lane is None:
+            changes["lane"] = self.lane_of(request.model)
+        elif request.lane == "batch":  # whose row is asked in the standard lane all the same
+            changes["lane"] = "standard"
+        return request.model_copy(update=changes) if changes else request
 
     async def _answer(self, lease: Lease, request: LLMRequest, count: CallCount) -> LLMResponse:
         """Ask until the queue has room."""
@@ -159,7 +179,7 @@ class Asker:
                     pause = FULL_QUEUE_PAUSE if error.retry_after is None else error.retry_after
                 await self.clock.sleep(min(max(pause, FULL_QUEUE_PAUSE), LONGEST_PAUSE))
 
-    def _judged(self, lease: Lease, response: LLMResponse, calls: Calls) -> Verdict:
+    def judged(self, lease: Lease, response: LLMResponse, calls: Calls) -> Verdict:
         """Hold an answer against the schema."""
         if self.schema is not None:
             try:
@@ -180,4 +200,6 @@ def failure_of(error: BaseException) -> Failure:
     }
     if isinstance(error, ProviderError):
         told |= {"attempts": error.attempts, "status": error.status}
+    if isinstance(error, GatewayError) and error.response is not None:
+        told["answer"] = error.response.content  # paid for
     return Failure(kind=kind, body=to_json(told))

@@ -10,7 +10,7 @@ import orjson
 
 from llm_gateway.models import LLMRequest, LLMResponse
 
-NO_PART_OF_THE_QUESTION = frozenset({"request_id", "priority", "deadline", "agent", "metadata"})
+NO_PART_OF_THE_QUESTION = frozenset({"request_id", "priority", "deadline", "agent", "metadata", "cache", "lane"})
 
 
 def to_json(value: Any) -> bytes:

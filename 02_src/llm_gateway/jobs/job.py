@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from llm_gateway.answers import AnswerSchema
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.config import GatewayConfig
-from llm_gateway.errors import InvalidRequestError, JobChangedError, JobError, JobStoreBusyError
-from llm_gateway.jobs.answers import AnswerSchema
+from llm_gateway.errors import ConfigurationError, InvalidRequestError, JobChangedError, JobError, JobStoreBusyError
 from llm_gateway.jobs.asking import Answering, Asker, failure_of
+from llm_gateway.jobs.batch_book import BatchBook
+from llm_gateway.jobs.batch_runner import BatchPlan, BatchRunner
+from llm_gateway.jobs.batches import Batches
 from llm_gateway.jobs.encoding import from_json, request_json
+from llm_gateway.jobs.laning import Laning
 from llm_gateway.jobs.opening import Place, open_store, place_of, shown_place
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult
 from llm_gateway.jobs.runner import LOOK_PERIOD, Hooks, Runner, window_of
+from llm_gateway.jobs.sqlite import SqliteJobStore
 from llm_gateway.jobs.store import JobStore
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
+from llm_gateway.price_lanes import LaneChoice
 from llm_gateway.sentences import SECRET
 
+if TYPE_CHECKING:
+    from llm_gateway.clients.batches import BatchLine
+
 T = TypeVar("T")
+
 log = logging.getLogger("llm_gateway")
 
 RESULTS_AT_ONCE = 256
+POLL = 60.0  # seconds between two looks at a provider's batches
+STANDARD_SHARE = 4  # of the time until a deadline, the last so-manieth part is the standard lane's,
+LONGEST_STANDARD = 3600.0  # but no more seconds than this
 FORM = "request"  # of rows that a program gives
 MODEL = "model:"  # before the name of a model among the facts of a job
 
@@ -38,6 +52,9 @@ class JobGateway(Answering, Protocol):
     @property
     def config(self) -> GatewayConfig:
         """The validated configuration."""
+
+    def batch_line(self, model: str, /) -> BatchLine | None:
+        """Return what leads to the batches of a model's provider, None where it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +85,11 @@ class Job:
     `priority` goes before what the requests say. `fresh` forgets what `path` holds.
     `helps`: another process feeds this job of a database; `work` is for that. `lease_seconds`: how long a process may
     be silent before others take over its rows of a shared job (default 30).
+
+    `lane` is the price lane of requests that name none: "standard", "flex", "batch", or "auto", the cheapest one that
+    the model has; None: as configured for the model. In the batch lane rows go to the provider in batches, which are
+    looked at every `poll` seconds; when the job is stopped they go on there, and a later run takes them up. What has no
+    answer near `deadline`, seconds from the beginning of a run, is asked in the standard lane.
     """
 
     def __init__(
@@ -84,6 +106,9 @@ class Job:
         helps: bool = False,
         lease_seconds: float | None = None,
         on_bug: Callable[[Lease, str], None] | None = None,
+        lane: LaneChoice | None = None,
+        deadline: float | None = None,
+        poll: float = POLL,
     ) -> None:
         """Take the gateway and its watch: an observer of the gateway, by which the job hears of every call."""
         self._gateway = gateway
@@ -97,6 +122,9 @@ class Job:
         self._clock = clock or LoopClock()
         self._hooks = hooks or Hooks()
         self._on_bug = on_bug or _log_bug
+        self._lane = lane
+        self._deadline = deadline
+        self._poll = poll
         self._release: Callable[[], None] = lambda: None
         self._store: JobStore | None = None
         self._runner: Runner | None = None
@@ -168,7 +196,7 @@ class Job:
     async def results(self, rows: AsyncIterable[NewRow], after: int = 0) -> AsyncIterator[list[StoredResult]]:
         """Answer rows, and yield results in the order of their recording, some at a time, those above `after`."""
         store = self.store
-        runner, work = self._begun(rows)
+        runner, work = await self._begun(rows)
         while True:
             self._new_results.clear()
             is_over = work.done()
@@ -193,12 +221,12 @@ class Job:
 
     async def take_in(self, rows: AsyncIterable[NewRow]) -> None:
         """Do the same with rows."""
-        _, work = self._begun(rows, asks=False)
+        _, work = await self._begun(rows, asks=False)
         await work
 
     async def work(self) -> None:
         """Answer rows that another process feeds, until all of the job have ended or it is stopped."""
-        runner, work = self._begun(_nothing())
+        runner, work = await self._begun(_nothing())
         await work
         if runner.halted is not None:
             raise runner.halted
@@ -238,9 +266,9 @@ class Job:
 
     # --- parts ------------------------------------------------------------------------------------------------
 
-    def _begun(self, rows: AsyncIterable[NewRow], *, asks: bool = True) -> tuple[Runner, asyncio.Task[None]]:
+    async def _begun(self, rows: AsyncIterable[NewRow], *, asks: bool = True) -> tuple[Runner, asyncio.Task[None]]:
         """Begin to answer rows."""
-        runner = self._runner = self._new_runner(asks=asks)
+        runner = self._runner = await self._new_runner(asks=asks)
         work = self._work = asyncio.create_task(runner.run(self._noted(rows)))
         work.add_done_callback(lambda _: self._new_results.set())
         return runner, work
@@ -254,10 +282,19 @@ class Job:
             async with self._clock.timeout(LOOK_PERIOD):
                 await self._new_results.wait()
 
-    def _new_runner(self, *, asks: bool) -> Runner:
+    async def _new_runner(self, *, asks: bool) -> Runner:
         if self._work is not None and not self._work.done():
             raise JobError("The job is being run; one run at a time.")
         config = self._gateway.config
+        store = self.store
+        book = store.batches if isinstance(store, SqliteJobStore) and self._place is not None else None
+        laning = Laning(
+            config=config,
+            lane=self._lane,
+            deadline=self._deadline,
+            is_kept=book is not None,
+            told=self._hooks.told,
+        )
         asker = Asker(
             gateway=self._gateway,
             watch=self._watch,
@@ -267,14 +304,48 @@ class Job:
             schema=self._schema,
             max_answers=config.retry.max_attempts,
             priority=self._priority,
+            lane_of=laning.of_calls if laning.is_needed else None,
         )
 
         def window(model: str) -> int:
             return window_of(config.model(model).max_concurrency, config.batching.max_queue_size)
 
         hooks = replace(self._hooks, recorded=self._new_results.set)
-        return Runner(
-            self.store, asker, window=window, clock=self._clock, hooks=hooks, feeds=not self._helps, asks=asks
+        feeds = not self._helps
+        if book is None:
+            return Runner(store, asker, window=window, clock=self._clock, hooks=hooks, feeds=feeds, asks=asks)
+        plan = await self._plan(book, laning, asker)
+        return BatchRunner(
+            store, asker, plan=plan, window=window, clock=self._clock, hooks=hooks, feeds=feeds, asks=asks
+        )
+
+    async def _plan(self, book: BatchBook, laning: Laning, asker: Asker) -> BatchPlan:
+        watched = {each.model for each in await book.all_batches() if each.is_open}
+
+        def batches_of(model: str) -> Batches | None:
+            if laning.of(model) != "batch" and model not in watched:
+                return None
+            line = self._gateway.batch_line(model)
+            if line is None:
+                raise ConfigurationError(f"The client of model '{model}' has no batches; use another lane.")
+            return Batches(
+                model=model,
+                line=line,
+                book=book,
+                persisted=self._patiently,
+                judge=asker.judged,
+                most_turns=self._gateway.config.retry.max_attempts,
+                recorded=self._new_results.set,
+                passed=self._hooks.step,
+            )
+
+        patience = math.inf if self._deadline is None else self._deadline
+        return BatchPlan(
+            book=book,
+            batches_of=batches_of,
+            makes=lambda model: laning.of(model) == "batch",
+            poll=self._poll,
+            late_after=patience - min(patience / STANDARD_SHARE, LONGEST_STANDARD),
         )
 
     async def _rows(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> AsyncIterator[NewRow]:
@@ -344,6 +415,7 @@ def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
         model=name_of(request.model),
         fingerprint=fingerprint,
         request=text,
+        asked=request,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from llm_gateway.errors import JobError, JobStoreBusyError
 from llm_gateway.jobs import postgres_tables as tables
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.batch_book import StoredBatch
 from llm_gateway.jobs.postgres_commits import PostgresCommits, connect, told
 from llm_gateway.jobs.postgres_statements import Statements
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult, Verdict
@@ -208,6 +209,10 @@ class PostgresView:
     def ledger(self) -> Ledger:
         """Add up all rows and calls."""
         return self._told(self._statements.ledger)
+
+    def batches(self) -> list[StoredBatch]:
+        """Return nothing: batches are kept in files alone."""
+        return []
 
     def workers(self) -> list[str]:
         """Return a word for each worker that lives."""

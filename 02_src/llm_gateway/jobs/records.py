@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from llm_gateway.models import LLMRequest
+
 
 class RowState(IntEnum):
     """Where a row stands."""
@@ -44,6 +46,7 @@ class NewRow:
     fingerprint: bytes = b""
     request: bytes = b""
     failure: Failure | None = None
+    asked: LLMRequest | None = None  # what `request` says, for whoever has it at hand; no part of what is stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

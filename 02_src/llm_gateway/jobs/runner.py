@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llm_gateway.clock import Clock
 from llm_gateway.errors import (
@@ -20,12 +20,15 @@ from llm_gateway.errors import (
 from llm_gateway.jobs.asking import Asker, Halt, failure_of
 from llm_gateway.jobs.records import Calls, Lease, NewRow, RowState, Verdict
 from llm_gateway.jobs.store import Added, JobStore
+from llm_gateway.models import LLMRequest
 
 T = TypeVar("T")
 CHUNK = 128  # rows that are taken in together at most; the loop is not held up longer
 AHEAD = 2048  # rows that may be pending before the reading waits: the store stays small, and nobody waits for rows
 ROWS_A_SLOT = 4  # rows under way for each call that a model may have at once
 FEWEST_ROWS = 16
+KEPT = 2 * AHEAD  # requests that are kept at hand until their rows are leased
+KEPT_BYTES = 4096  # a longer one, with an image say, waits in the store alone
 STORE_PAUSE = 2.0  # seconds between attempts to write what the disk has no room for
 LOOK_PERIOD = 1.0  # seconds between two looks at what others do to a shared job
 
@@ -52,6 +55,8 @@ class Hooks:
     recorded: Callable[[], None] = lambda: None  # there may be new results
     ended: Callable[[Verdict], None] = lambda _verdict: None  # a row of this process has a result
     refused: Callable[[NewRow], None] = lambda _row: None  # a row cannot be asked
+    told: Callable[[str], None] = lambda _sentence: None  # what its user should know
+    step: Callable[[str], None] = lambda _name: None  # before and after each step of a provider's batch
 
 
 class Runner:
@@ -90,13 +95,15 @@ class Runner:
         if not store.shared or not asks:
             self._all_over.set()  # nobody else's rows are waited for
         self._lanes: dict[str, Lane] = {}
-        self._rows: set[asyncio.Task[None]] = set()
-        self._asking: set[asyncio.Task[None]] = set()  # those of the rows that have no verdict yet
+        self._rows: set[asyncio.Task[Verdict]] = set()
+        self._asking: set[asyncio.Task[Any]] = set()  # those of the rows that have no verdict yet
         self._has_news = asyncio.Event()  # it may be worth a look whether all is over
         self._reading = True
         self._stopping = False
         self._abandoned = False
+        self._kept: dict[int, LLMRequest] = {}  # by the number of the row
         self._room = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
         self._failing = 0  # writes that wait for room on the disk
@@ -113,6 +120,7 @@ class Runner:
     def stop(self) -> None:
         """Read and lease nothing more; rows under way go on."""
         self._stopping = True
+        self._stopped.set()
         self._wake()
 
     def abandon(self) -> None:
@@ -129,7 +137,7 @@ class Runner:
         for model, number in (await self.persisted(self._store.pending)).items():
             self._lane(model).pending += number
         reader = asyncio.create_task(self._read(rows))
-        stopped = asyncio.create_task(self._until_stopped())
+        stopped = asyncio.create_task(self._stopped.wait())
         looking = asyncio.create_task(self._look_around())
         try:
             await asyncio.wait((reader, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -186,11 +194,18 @@ class Runner:
 
     async def _until_there_is_room(self) -> None:
         # Others may work on a shared job, also when this process has ended: it is taken in as fast as it can be read.
-        if self._store.shared:
+        if self._store.shared or not self._asks:
             return
-        while sum(lane.pending for lane in self._lanes.values()) >= AHEAD and not self._stopping:
+        while self._ahead() >= AHEAD and not self._stopping:
             self._room.clear()
             await self._room.wait()
+
+    def _ahead(self) -> int:
+        return sum(lane.pending for model, lane in self._lanes.items() if self._is_soon(model))
+
+    def _is_soon(self, _model: str) -> bool:
+        """Whether rows of a model are asked as soon as there is room, so that few of them need be taken in."""
+        return True
 
     async def _take_in(self, rows: list[NewRow]) -> None:
         outcomes = await self.persisted(lambda: self._store.add(rows))
@@ -208,6 +223,10 @@ class Runner:
             self._hooks.refused(row)
             self._hooks.recorded()
             return
+        if self._asks and row.asked is not None and len(row.request) <= KEPT_BYTES:
+            if len(self._kept) >= KEPT:  # they went to other workers, or wait for the next run
+                self._kept.clear()
+            self._kept[row.number] = row.asked
         lane = self._lane(row.model)
         lane.pending += 1
         lane.changed.set()
@@ -266,15 +285,16 @@ class Runner:
             self._broken = self._broken or error
             self.stop()
 
-    def _start(self, lane: Lane, lease: Lease) -> None:
+    def _start(self, lane: Lane, lease: Lease) -> asyncio.Task[Verdict]:
         lane.asking += 1
         lane.unrecorded += 1
         task = asyncio.create_task(self._work(lane, lease))
         self._rows.add(task)
         self._asking.add(task)
         task.add_done_callback(partial(self._row_ended, lane))
+        return task
 
-    def _row_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
+    def _row_ended(self, lane: Lane, task: asyncio.Task[Verdict]) -> None:
         self._rows.discard(task)
         lane.unrecorded -= 1
         if not lane.unrecorded:
@@ -288,8 +308,8 @@ class Runner:
             self._broken = self._broken or error
             self.stop()
 
-    async def _work(self, lane: Lane, lease: Lease) -> None:
-        verdict = await self._asker.ask(lease)
+    async def _work(self, lane: Lane, lease: Lease) -> Verdict:
+        verdict = await self._asker.ask(lease, self._kept.pop(lease.number, None))
         task = asyncio.current_task()
         if task is not None:
             self._asking.discard(task)
@@ -305,7 +325,7 @@ class Runner:
             is_ours = await self.persisted(lambda: self._store.finish(lease, verdict))
         except JobStoreBusyError:  # given up: the row stays leased, and its call in doubt, until the job goes on
             self.broken_off += 1
-            return
+            return verdict
         if verdict.state is not RowState.PENDING:
             self._hooks.recorded()
             if is_ours:
@@ -314,6 +334,7 @@ class Runner:
             self.broken_off += 1
         if verdict.state is RowState.PENDING and is_ours:
             lane.pending += 1
+        return verdict
 
     def _after_halt(self, lane: Lane, halt: Halt) -> Verdict:
         """Stop if there is no money; else wait whether other rows are answered, so that it is this one that fails."""
@@ -371,11 +392,6 @@ class Runner:
             self._wake()
             if not self._abandoned:
                 self._hooks.resumed()
-
-    async def _until_stopped(self) -> None:
-        while not self._stopping:
-            self._room.clear()
-            await self._room.wait()
 
     async def _all_ended(self) -> None:
         """Return when no row is under way and none will be; lanes end when they have nothing more to lease."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from llm_gateway.errors import JobError, JobStoreBusyError
-from llm_gateway.jobs import statements
+from llm_gateway.jobs import batch_book, statements
+from llm_gateway.jobs.batch_book import BatchBook, StoredBatch
 from llm_gateway.jobs.commits import LOCK_PATIENCE, SqliteCommits
 from llm_gateway.jobs.lock import is_locked
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult, Verdict
@@ -29,6 +30,7 @@ class SqliteJobStore:
         """Open it. Raises JobError; see `open` and `temporary`."""
         self.name = name
         self._commits = SqliteCommits(connect, name)
+        self.batches = BatchBook(self._commits)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -90,8 +92,11 @@ class SqliteJobStore:
         return await self._commits.run(statements.ledger)
 
     async def reclaim(self) -> int:
-        """Make leased rows pending whose process is gone; return how many. Their open calls are in doubt."""
-        return await self._commits.run(statements.reclaim)
+        """Make leased rows pending whose process is gone; return how many. Their open calls are in doubt.
+
+        Rows that wait for a provider's batch are not: it goes on without us.
+        """
+        return await self._commits.run(batch_book.reclaim)
 
     async def retry_failed(self, kinds: Collection[str] | None, /) -> int:
         """Make rows pending that were asked in vain, of some kinds or of all; return how many."""
@@ -116,6 +121,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
                 connection.execute(statement)
         connection.execute("COMMIT")
         _check(connection, path)
+        batch_book.make_tables(connection)
     except BaseException:
         connection.close()
         raise
@@ -174,6 +180,10 @@ class SqliteView:
     def ledger(self) -> Ledger:
         """Add up all rows and calls."""
         return statements.ledger(self._connection)
+
+    def batches(self) -> list[StoredBatch]:
+        """Return the provider batches of the job, those that have ended too."""
+        return batch_book.batches(self._connection)
 
     def workers(self) -> list[str]:
         """Return a word for the process that has the job, if there is one."""

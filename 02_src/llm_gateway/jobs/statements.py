@@ -102,12 +102,12 @@ def last_number(connection: sqlite3.Connection) -> int:
 # --- leases -------------------------------------------------------------------------------------------------------
 
 
-def lease(connection: sqlite3.Connection, model: str, limit: int) -> list[Lease]:
-    """Lease pending rows, and record a call for each."""
+def lease(connection: sqlite3.Connection, model: str, limit: int, *, least_turns: int = 0) -> list[Lease]:
+    """Lease pending rows that were leased `least_turns` times before, and record a call for each."""
     found = connection.execute(
         f"SELECT number, turn + 1, key, body, invalid FROM rows JOIN requests USING (number)"  # noqa: S608
-        f" WHERE state = {PENDING} AND model = ? ORDER BY number LIMIT ?",
-        (model, limit),
+        f" WHERE state = {PENDING} AND model = ? AND turn >= ? ORDER BY number LIMIT ?",
+        (model, least_turns, limit),
     ).fetchall()
     connection.executemany(
         f"UPDATE rows SET state = {LEASED}, turn = turn + 1, calls = calls + 1 WHERE number = ?",  # noqa: S608
@@ -155,11 +155,6 @@ def finish(connection: sqlite3.Connection, held: Lease, verdict: Verdict) -> boo
 
 def _end(connection: sqlite3.Connection, number: int, kind: str | None, body: bytes) -> None:
     connection.execute("INSERT INTO results(number, kind, body) VALUES (?, ?, ?)", (number, kind, body))
-
-
-def reclaim(connection: sqlite3.Connection) -> int:
-    """Make leased rows pending."""
-    return connection.execute(f"UPDATE rows SET state = {PENDING} WHERE state = {LEASED}").rowcount  # noqa: S608
 
 
 def retry_failed(connection: sqlite3.Connection, kinds: Collection[str] | None) -> int:

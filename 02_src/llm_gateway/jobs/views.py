@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.batch_book import StoredBatch
 from llm_gateway.jobs.opening import Place
 from llm_gateway.jobs.records import Ledger, StoredResult
 from llm_gateway.jobs.sqlite import viewing as viewing_file
@@ -25,6 +26,9 @@ class JobView(Protocol):
 
     def ledger(self) -> Ledger:
         """Add up all rows and calls."""
+
+    def batches(self) -> list[StoredBatch]:
+        """Return the provider batches of the job, those that have ended too."""
 
     def workers(self) -> list[str]:
         """Return a word for each process that asks its rows now."""

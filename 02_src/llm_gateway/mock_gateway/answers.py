@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from llm_gateway.clients.base import Completion
+from llm_gateway.formats import schema_of
 from llm_gateway.mock_gateway.examples import example_of
 from llm_gateway.mock_gateway.matching import Asked, shown
 from llm_gateway.mock_gateway.responses import Reply, ScriptedToolCall
@@ -63,7 +64,7 @@ def _made_up(asked: Asked, digest: str) -> tuple[str, str]:
     schema, longest = asked.request.response_format, asked.request.max_tokens
     text = f"Mock answer {digest} of {asked.model} to {shown(asked.text)}."
     if schema is not None:
-        text = json.dumps(example_of(schema))
+        text = json.dumps(example_of(schema_of(schema)))
     if longest is None or _tokens(text) <= longest:
         return text, "stop"
     return text[: longest * CHARACTERS_PER_TOKEN], "length"

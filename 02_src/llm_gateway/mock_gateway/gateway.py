@@ -31,10 +31,10 @@ class MockLLMGateway(CallAssertions, LLMGateway):
     first for the pauses.
 
     No key, no network and no provider's package is needed. The journal is off unless the configuration has a `logs`
-    section. With `skip_waits` nothing takes real time: latencies, pauses before retries and deadlines keep their order
-    and stand in receipts as scripted, but the gateway's clock jumps over them. It jumps as soon as all tasks wait, also
-    for a file or a socket of their own; for tests of cancelling by `asyncio.wait_for`, which has a clock of its own,
-    leave it off.
+    section, and a `[cache]` keeps its answers in memory. With `skip_waits` nothing takes real time: latencies, pauses
+    before retries and deadlines keep their order and stand in receipts as scripted, but the gateway's clock jumps over
+    them. It jumps as soon as all tasks wait, also for a file or a socket of their own; for tests of cancelling by
+    `asyncio.wait_for`, which has a clock of its own, leave it off.
 
     `chaos` lets the provider fail by a seed: `Chaos`, or a mapping of the same keys. What it does to a call stands in
     `calls` under the rule "chaos".
@@ -92,6 +92,8 @@ def _quiet(config: Mapping[str, Any] | GatewayConfig | None, seed: int) -> Gatew
     changes: dict[str, Any] = {}
     if "logs" not in loaded.model_fields_set:
         changes["logs"] = LogSettings(dir=False)
+    if loaded.cache is not None:  # a scripted answer must never be found by a real gateway, nor the other way round
+        changes["cache"] = loaded.cache.model_copy(update={"store": "memory"})
     if loaded.seed is None:
         changes["seed"] = seed
     return loaded.model_copy(update=changes)

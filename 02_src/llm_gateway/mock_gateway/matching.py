@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from llm_gateway.mock_gateway.responses import Match, Rule
-from llm_gateway.models import LLMMessage, LLMRequest
+from llm_gateway.models import EmbeddingRequest, LLMMessage, LLMRequest
+from llm_gateway.queue import asked_at_first
 
 COMPARED = 500  # characters of a text that are compared, since likeness takes quadratic time
 SHOWN = 80  # characters of a text that a sentence shows
@@ -27,7 +28,7 @@ class Asked:
 
     @cached_property
     def text(self) -> str:
-        """The last message of role "user"; empty if there is none."""
+        """The last message of role "user"; empty if there is none. See `last_text`."""
         return last_text(self.request)
 
     @cached_property
@@ -38,7 +39,7 @@ class Asked:
     @cached_property
     def after_tool(self) -> str | None:
         """The tool whose result is the last message; None if the last message is no result."""
-        answered = self.request.messages[-1].tool_call_id
+        answered = asked_at_first(self.request.messages)[-1].tool_call_id
         calls = [call for message in self.request.messages for call in message.tool_calls or ()]
         return next((call.name for call in reversed(calls) if call.id == answered), None)
 
@@ -51,8 +52,14 @@ def text_of(message: LLMMessage) -> str:
 
 
 def last_text(request: LLMRequest) -> str:
-    """Return the last message of role "user"; empty if there is none."""
-    return next((text_of(each) for each in reversed(request.messages) if each.role == "user"), "")
+    """Return the last message of role "user", of texts to embed all of them; empty if there is none.
+
+    What the gateway says of an answer that does not fit its format is left out: such a call asks the same again.
+    """
+    if isinstance(request, EmbeddingRequest):
+        return "\n".join(request.texts)
+    messages = asked_at_first(request.messages)
+    return next((text_of(each) for each in reversed(messages) if each.role == "user"), "")
 
 
 def shown(text: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from random import Random
 from typing import ClassVar, Protocol
 
 from llm_gateway.clients.base import Completion, Deployment
@@ -27,8 +30,10 @@ from llm_gateway.mock_gateway.chaos import Fate, Weather
 from llm_gateway.mock_gateway.matching import Asked, fits, nearest_rule, shown, what_is_missing
 from llm_gateway.mock_gateway.pieces import pieces_of
 from llm_gateway.mock_gateway.responses import MockResponses, Reply, Rule, ScriptedError, ScriptedStream
-from llm_gateway.models import LLMRequest, StreamDelta
+from llm_gateway.models import LLMRequest, StreamDelta, TokenUsage
+from llm_gateway.tokens import estimate_text
 
+DIMENSIONS = 64  # numbers of a vector, unless the model's options say otherwise
 FAIR = Fate()  # nothing befalls the call
 SERVER_ERROR = 500  # the first HTTP status that blames the provider, not the request
 
@@ -117,9 +122,8 @@ class ScriptedClients:
 
     def connect(self, deployment: Deployment, /) -> ScriptedClient:
         """Return the client of a deployment; needs no key and no package."""
-        return ScriptedClient(
-            deployment, self._script, self._ledger, seed=self._seed, clock=self._clock, weather=self._weather
-        )
+        kind = ScriptedVectors if deployment.settings.embedding else ScriptedClient
+        return kind(deployment, self._script, self._ledger, seed=self._seed, clock=self._clock, weather=self._weather)
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -225,6 +229,36 @@ class ScriptedClient:
             status=status,
             retry_after=error.retry_after,
         )
+
+
+class ScriptedVectors(ScriptedClient):
+    """Stands in for an embedding model: the same text has the same vector, whoever asks, in whatever company.
+
+    The rules of the script are asked with all texts of a call, a line each; they say how long it takes or how it fails.
+    """
+
+    def check(self, request: LLMRequest, /) -> None:
+        """Refuse what wants words, as the real clients do."""
+        from llm_gateway.clients.embeddings import check
+
+        check(request, self._deployment.name)
+
+    async def generate(self, request: LLMRequest, /) -> Completion:
+        """Answer by the seed after the scripted time."""
+        completion = await super().generate(request)
+        texts = [str(message.content) for message in request.messages]
+        size = int(self._deployment.settings.options.get("dimensions") or DIMENSIONS)
+        usage = TokenUsage(input_tokens=sum(max(1, round(estimate_text(each))) for each in texts))
+        vectors = [vector_of(each, size, self._seed) for each in texts]
+        return replace(completion, content="", tool_calls=(), vectors=vectors, usage=usage)
+
+
+def vector_of(text: str, size: int, seed: int) -> list[float]:
+    """Return a vector of length 1 that depends on the text and the seed alone."""
+    rng = Random(f"{seed} {text}")  # noqa: S311 - a test's chance
+    numbers = [rng.gauss(0.0, 1.0) for _ in range(size)]
+    length = math.hypot(*numbers)
+    return [each / length for each in numbers]
 
 
 def kind_of(error: ScriptedError) -> tuple[type[ProviderError], int | None]:

@@ -99,6 +99,10 @@ class RequestQueue:
         if self._closed:
             raise GatewayClosedError
 
+    def pass_room_on(self, priority: RequestPriority) -> None:
+        """Wake the next who waits for room, since the one that was woken does not need it."""
+        self._offer_room(priority)
+
     def close(self) -> None:
         """Turn away those who wait for room, and whoever asks for it later. What is in the queue stays."""
         self._closed = True

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
+from llm_gateway.answers import AnswerForm
 from llm_gateway.budgets import Hold
+from llm_gateway.clients.base import Completion
 from llm_gateway.clock import Timer
 from llm_gateway.config import Charge
 from llm_gateway.errors import ProviderError
 from llm_gateway.limits import Grant
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.price_lanes import LaneChoice, PriceLane
 from llm_gateway.queue.pieces import Pieces
+from llm_gateway.queue.spoilt import Spoilt
 from llm_gateway.tokens import Estimate
 
 
@@ -39,6 +44,13 @@ class Home(Protocol):
 
     def let_go(self, ticket: Ticket, /) -> None:
         """Take it out of the queue, for another lane."""
+
+
+class Together(Protocol):
+    """The one call that answers several tickets, as far as a ticket cares."""
+
+    async def answer(self, ticket: Ticket, /) -> Completion:
+        """Return what the call has for a ticket. Raises what the call raises."""
 
 
 class Ticket:
@@ -72,6 +84,11 @@ class Ticket:
     batch_id: str | None = None  # of the last call
     pieces: Pieces | None = None  # of an answer that is streamed
     time_to_first_token: float | None = None  # from the beginning of the call that is streamed
+    together: Together | None = None  # the call that answers it and others, of a lane of embeddings
+    vectors: Sequence[list[float]] | None = None  # what such a call had for it
+    party: object = None  # of those that a rejected call was parted into: only they go together
+    parted: bool = False  # its call was rejected, and the fault may be another's
+    echo: bool = False  # another ticket of its call has told the deployment how that ended
     call: asyncio.Task[object] | None = None  # while in flight
     alarm: Timer | None = None  # rings at the deadline
     place: int = -1  # in the order of submission
@@ -79,6 +96,11 @@ class Ticket:
     delayed: bool = False  # in the queue, but it may not go yet
     calling: bool = False  # in the provider's hands
     last_error: ProviderError | None = None  # of the attempt that failed last
+    form: AnswerForm | None = None  # that its answer must have
+    spoilt: Spoilt | None = None  # the last answer that did not have it
+    wanted: LaneChoice | None = None  # its price lane; None: the standard one
+    price_lane: PriceLane = "standard"  # of the last call
+    left_flex: bool = False  # the flex lane had no room for it, or took too long
     ended: bool = False  # answered, refused, or its caller has left
 
     def __init__(

@@ -18,7 +18,7 @@ from llm_gateway.errors import (
 )
 from llm_gateway.limits import JointPace
 from llm_gateway.limits.base import COLUMNS
-from llm_gateway.models import LLMRequest, RequestPriority, TokenUsage
+from llm_gateway.models import EmbeddingRequest, LLMRequest, RequestPriority, TokenUsage
 from llm_gateway.pricing import Price
 from llm_gateway.queue import Ticket
 from llm_gateway.retry import RetryQuota, is_throttle
@@ -68,6 +68,8 @@ class Upstream:
     def worst_case(self, request: LLMRequest) -> float:
         """Return the US dollars that a call cannot exceed. Raises InvalidRequestError, ConfigurationError."""
         most = request.max_tokens or self.max_tokens
+        if isinstance(request, EmbeddingRequest):
+            most = 0  # vectors cost nothing
         if most is None:
             reason = f"missing; a budget needs the longest answer. Set it, or models.{self.deployment.name}.max_tokens."
             raise InvalidRequestError(reason, field="max_tokens", record="LLMRequest")

@@ -88,7 +88,7 @@ class TraceReader:
         return traced
 
     def _take_journalled(self, record: Mapping[str, Any]) -> None:
-        if record["event"] != RequestDone.name:
+        if record["event"] != RequestDone.name or record.get("cached"):  # what a cache answers, no limit holds up
             return
         try:
             took = float(record["provider_time"])

@@ -123,6 +123,7 @@ def _told(
         "models": models,
         "logs": LogSettings(dir=False),
         "limits": SharedSettings(),  # nothing outside of this process lives in its time
+        "cache": None,
         "coalesce": False,  # prompts of one size are one text here, and were not in the trace
     }
     if loaded.seed is None:

@@ -4,7 +4,8 @@ Its own process, and a bare protocol: what it costs must not be what is measured
 "[[answer SECONDS TOKENS]]", which is how long and how large its answer will be. Requests are charged when they arrive,
 and so are input tokens; the answer's tokens when it has been produced, however many are left. A call that does not fit
 gets a 429 that says when it would, and is not charged. `python -m bench.limited_server --rpm 6000` prints its port;
-`GET /ledger` returns what happened, instants in seconds on the machine's monotonic clock.
+`GET /ledger` returns what happened, instants in seconds on the machine's monotonic clock; `GET /refused` only how many
+calls were refused.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class Connection(asyncio.Protocol):
             return
         head, body = self.received[:head_end], self.received[head_end + 4 : end]
         self.received = self.received[end:]
-        if head.startswith(b"GET /ledger"):
+        if head.startswith(b"GET /refused"):
+            self.send(b"200 OK", b"%d" % self.ledger.statuses.count(429))
+        elif head.startswith(b"GET /ledger"):
             self.send(b"200 OK", self.ledger.told())
         else:
             self.answer(json.loads(body))

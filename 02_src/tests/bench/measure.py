@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any, get_args
 
 from bench import own, peers, subjects
@@ -44,6 +45,7 @@ STREAMS: dict[str, Open] = {
     "litellm_stream": peers.litellm_stream,
     "tensorzero_stream": peers.tensorzero_stream,
 }
+STATM = Path("/proc/self/statm")
 COLD_CHECK = 0.01  # seconds
 TAKE_LISTS = frozenset({"abatch", "gateway_batch", "bare_runnable"})
 
@@ -114,6 +116,13 @@ def cpu_seconds() -> float:
 def peak_mib() -> float:
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def mib_now() -> float:
+    """Return the memory that the process holds; where the system does not tell, the most it ever held."""
+    if STATM.exists():
+        return int(STATM.read_text().split()[1]) * resource.getpagesize() / 2**20
+    return peak_mib()
 
 
 async def watch_callers(ask: Ask, *, concurrency: int, warm_up: float, seconds: float) -> Watch:

@@ -7,7 +7,6 @@ import asyncio
 import gc
 import json
 import os
-import resource
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -15,12 +14,11 @@ from itertools import count
 from pathlib import Path
 
 from bench.cores import stay_on
-from bench.measure import peak_mib
+from bench.measure import mib_now
 from bench.scene import PROMPT, Scene
 from bench.subjects import gateway, request
 
 SAMPLES = 100
-STATM = Path("/proc/self/statm")
 OPEN = Path("/proc/self/fd")
 
 
@@ -32,13 +30,6 @@ class Course:
     tasks: int = 0
     files: dict[str, int] = field(default_factory=dict)  # open ones by kind, as "socket"
     threads: list[str] = field(default_factory=list)  # other than the loop's own pool
-
-
-def mib_now() -> float:
-    """Return the memory that the process holds; where the system does not tell, the most it ever held."""
-    if STATM.exists():
-        return int(STATM.read_text().split()[1]) * resource.getpagesize() / 2**20
-    return peak_mib()
 
 
 def open_files() -> Counter[str]:

@@ -75,6 +75,12 @@ def run(python: Path, subject: str, told: Told, address: str, **options: Any) ->
     return outcome_of(seen, ledger)
 
 
+def refused_at(address: str) -> int:
+    """Return how many calls the server at `address` has refused with 429."""
+    with urlopen(f"{address}/refused") as answer:  # noqa: S310 - our own server
+        return int(json.load(answer))
+
+
 def outcome_of(seen: dict[str, Any], ledger: dict[str, list[Any]]) -> Outcome:
     """Put together what the callers saw and what the server noted."""
     rows = list(zip(ledger["arrived"], ledger["statuses"], strict=True))

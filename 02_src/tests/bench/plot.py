@@ -58,8 +58,8 @@ def _bars(parts: list[str], results: Results, scene: Scene, y: int) -> int:
     return y + GAP
 
 
-def memory_plot(samples: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """Draw memory in MiB over the number of requests, a line for each transport."""
+def memory_plot(samples: Mapping[str, Sequence[tuple[int, float]]], unit: str = "requests") -> str:
+    """Draw memory in MiB over the number of requests, or of another `unit`; each line has a name."""
     most = max(requests for line in samples.values() for requests, _ in line)
     highest = 1.1 * max(mib for line in samples.values() for _, mib in line)
 
@@ -70,7 +70,7 @@ def memory_plot(samples: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts = [
         f'<text x="{LEFT}" y="20" font-size="14" font-weight="bold">Memory of the process, MiB</text>',
-        f'<text x="{middle}" y="{LINES_HEIGHT - 8}" text-anchor="middle">requests</text>',
+        f'<text x="{middle}" y="{LINES_HEIGHT - 8}" text-anchor="middle">{unit}</text>',
     ]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x, _ = at(share * most, 0)

@@ -86,6 +86,7 @@ class Story:
     """A page that is being run."""
 
     folder: Path
+    programs: Path  # what comes first on the PATH
     emulator: Emulator
     redis_url: str = ""
     postgres_url: str = ""
@@ -112,7 +113,7 @@ class Story:
         if block.title is None and block.language == "python":
             script = self.folder / f"block_{block.line}.py"
             script.write_text(block.text, encoding="utf-8")
-            return await self._run(block, sys.executable, "-W", "error", script.name)
+            return await self._run(block, str(self.programs / "python"), "-W", "error", script.name)
         if block.language == "bash" and block.is_offline:
             return await self._run(block, "bash", "-euc", block.text)
         return None
@@ -139,7 +140,7 @@ class Story:
     def _environment(self) -> dict[str, str]:
         url = self.emulator.url
         return os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join((str(self.programs), str(Path(sys.executable).parent), os.environ["PATH"])),
             "OPENAI_BASE_URL": f"{url}/v1",
             "OPENAI_API_KEY": "sk-of-the-emulator",
             "ANTHROPIC_BASE_URL": url,
@@ -196,7 +197,10 @@ def provider(call: Call) -> Reply:
         return Reply(text=f"It is {result}.")
     if call.body.get("tools"):
         return Reply(tool_calls=(ToolCall(name="get_weather", args={"city": "Oslo"}),))
-    return Reply(text=ANSWERS.get(last["content"], "That is a good question."))
+    asked = str(last["content"])
+    if asked.startswith("Sort this review"):
+        return Reply(text=json.dumps({"label": "good" if "Great" in asked else "bad"}))
+    return Reply(text=ANSWERS.get(asked, "That is a good question."))
 
 
 def tool_result(message: dict[str, Any]) -> str | None:

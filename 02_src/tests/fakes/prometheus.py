@@ -85,15 +85,23 @@ class Prometheus:
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
+    async def found(self, expression: str) -> list[dict[str, Any]]:
+        """Return the result of a query as soon as it is not empty; a scrape that came late empties all for a while."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    found = await self.query(expression)
+                    if found:
+                        return found
+                    await asyncio.sleep(PAUSE)
+        except TimeoutError:
+            pytest.fail(f"{expression} stays empty")
+
     async def value(self, expression: str) -> float:
         """Return the one value of a query, as soon as there is one."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                found = await self.query(expression)
-                if found:
-                    assert len(found) == 1, found
-                    return float(found[0]["value"][1])
-                await asyncio.sleep(PAUSE)
+        found = await self.found(expression)
+        assert len(found) == 1, found
+        return float(found[0]["value"][1])
 
     async def becomes(self, expression: str, expected: float) -> None:
         """Return once a query has the `expected` value; fail with the last one."""

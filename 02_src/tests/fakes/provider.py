@@ -13,7 +13,7 @@ from llm_gateway import LLMGateway, LLMMessage, LLMRequest, RequestPriority
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.errors import AuthenticationError, ProviderUnavailableError, RateLimitError
 from llm_gateway.events import Event, Observer
-from llm_gateway.models import StreamDelta, TextDelta, TokenUsage
+from llm_gateway.models import EmbeddingRequest, StreamDelta, TextDelta, TokenUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,10 @@ class FakeProvider:
             self.under_way -= 1
 
     def _completion(self, request: LLMRequest, content: str) -> Completion:
-        return Completion(content=content, finish_reason="stop", usage=self.usage(request), headers=self.headers)
+        vectors = [vector_of(text) for text in request.texts] if isinstance(request, EmbeddingRequest) else None
+        return Completion(
+            content=content, finish_reason="stop", usage=self.usage(request), headers=self.headers, vectors=vectors
+        )
 
     async def aclose(self) -> None:
         self.closed += 1
@@ -141,6 +144,11 @@ class FakeProvider:
     def asked(self) -> list[str]:
         """The labels of the deployments in the order of their calls."""
         return [entry.deployment for entry in self.ledger]
+
+
+def vector_of(text: str) -> list[float]:
+    """A vector that tells its text from others."""
+    return [float(len(text)), float(sum(map(ord, text)))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from fakes.emulator import Emulator, Reply
 
-PROGRAM = (sys.executable, "-m", "llm_gateway")
+Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
 
 @pytest.fixture
@@ -32,9 +33,13 @@ def configured(emulator: Emulator) -> None:
     Path("in.jsonl").write_text("".join(f'{{"prompt": "row {number}"}}\n' for number in range(200)))
 
 
-async def start(*arguments: str, **pipes: Any) -> asyncio.subprocess.Process:
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
-    return await asyncio.create_subprocess_exec(*PROGRAM, *arguments, **options)
+@pytest.fixture
+def start(warm: Path) -> Start:
+    async def started(*arguments: str, **pipes: Any) -> asyncio.subprocess.Process:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+        return await asyncio.create_subprocess_exec(warm / "llm-gateway", *arguments, **options)
+
+    return started
 
 
 def answers(text: bytes) -> list[Any]:
@@ -42,7 +47,7 @@ def answers(text: bytes) -> list[Any]:
 
 
 @pytest.mark.usefixtures("configured")
-async def test_rows_through_a_pipe_are_answered_as_they_come() -> None:
+async def test_rows_through_a_pipe_are_answered_as_they_come(start: Start) -> None:
     process = await start("run", "-", stdin=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -59,7 +64,7 @@ async def test_rows_through_a_pipe_are_answered_as_they_come() -> None:
 
 
 @pytest.mark.usefixtures("configured")
-async def test_a_reader_that_leaves_ends_the_run_without_a_traceback() -> None:
+async def test_a_reader_that_leaves_ends_the_run_without_a_traceback(start: Start) -> None:
     process = await start("run", "in.jsonl")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -72,7 +77,7 @@ async def test_a_reader_that_leaves_ends_the_run_without_a_traceback() -> None:
 
 
 @pytest.mark.usefixtures("configured")
-async def test_a_second_ctrl_c_does_not_wait_and_keeps_what_is_known(emulator: Emulator) -> None:
+async def test_a_second_ctrl_c_does_not_wait_and_keeps_what_is_known(emulator: Emulator, start: Start) -> None:
     emulator.answer = lambda call: Reply(latency=0.0 if call.number <= 8 else 3600.0)
     process = await start("run", "in.jsonl", "-o", "out.jsonl")
     assert process.stderr is not None
@@ -92,7 +97,7 @@ async def test_a_second_ctrl_c_does_not_wait_and_keeps_what_is_known(emulator: E
 
 
 @pytest.mark.usefixtures("configured")
-async def test_a_first_ctrl_c_waits_for_what_is_under_way(emulator: Emulator) -> None:
+async def test_a_first_ctrl_c_waits_for_what_is_under_way(emulator: Emulator, start: Start) -> None:
     emulator.default = Reply(latency=0.2)
     process = await start("run", "in.jsonl", "-o", "out.jsonl")
     assert process.stderr is not None
@@ -107,7 +112,7 @@ async def test_a_first_ctrl_c_waits_for_what_is_under_way(emulator: Emulator) ->
 
 
 @pytest.mark.usefixtures("configured")
-async def test_a_job_is_cancelled_from_another_process(emulator: Emulator) -> None:
+async def test_a_job_is_cancelled_from_another_process(emulator: Emulator, start: Start) -> None:
     emulator.default = Reply(latency=0.5)
     process = await start("run", "in.jsonl", "-o", "out.jsonl")
     await emulator.arrived(4)
@@ -120,7 +125,7 @@ async def test_a_job_is_cancelled_from_another_process(emulator: Emulator) -> No
     assert len(answers(Path("out.jsonl").read_bytes())) == len(emulator.ledger) < 200
 
 
-async def test_ctrl_c_while_standard_input_is_silent_ends_at_once() -> None:
+async def test_ctrl_c_while_standard_input_is_silent_ends_at_once(start: Start) -> None:
     process = await start("run", "-", "-o", "out.jsonl", stdin=subprocess.PIPE)
     assert process.stderr is not None
     assert process.stdin is not None
@@ -132,9 +137,9 @@ async def test_ctrl_c_while_standard_input_is_silent_ends_at_once() -> None:
     assert told.endswith("llm-gateway: Interrupted.\n")
 
 
-def test_a_closed_pipe_is_no_traceback_in_any_command() -> None:
+def test_a_closed_pipe_is_no_traceback_in_any_command(warm: Path) -> None:
     process = subprocess.Popen(  # noqa: S603 - our own program
-        [*PROGRAM, "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [warm / "llm-gateway", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     process.stdout.close()

@@ -95,8 +95,8 @@ def test_the_input_of_run_serves_as_a_trace_that_comes_all_at_once() -> None:
     assert "line 32: prompt: expected a text" in done.stderr
 
 
-def test_standard_input_is_a_trace_too() -> None:
-    words = [sys.executable, "-m", "llm_gateway", "simulate", "-", "--latency", "1,2", "--speed", "100", "--json"]
+def test_standard_input_is_a_trace_too(warm: Path) -> None:
+    words = [str(warm / "llm-gateway"), "simulate", "-", "--latency", "1,2", "--speed", "100", "--json"]
     trace = '{"at": 0, "model": "claude-haiku"}\n'
     printed = subprocess.run(words, input=trace, capture_output=True, text=True, check=True).stdout  # noqa: S603
     assert json.loads(printed)["answered"] == 1

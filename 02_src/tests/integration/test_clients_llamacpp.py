@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -147,10 +146,10 @@ def tests_folder() -> str:
 
 
 def test_a_program_that_forgets_to_close_ends_all_the_same_and_its_terminal_stays_clean(
-    model: Path, tests_folder: str
+    model: Path, warm: Path, tests_folder: str
 ) -> None:
     done = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-W", "ignore", "-c", FORGETFUL.format(model=str(model))],
+        [warm / "python", "-W", "ignore", "-c", FORGETFUL.format(model=str(model))],
         capture_output=True,
         text=True,
         timeout=60,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,10 +35,10 @@ MOST_PASSES = {"half_written": 8, "written": 8, "synced": 2, "locked": 1, "calle
 class Victims:
     """The process that forks victims."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: Path) -> None:
         tests = Path(__file__).parents[1]
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "fakes.job_victim"],
+        self._server = subprocess.Popen(  # noqa: S603 - our own script
+            [python, "-m", "fakes.job_victim"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -65,8 +64,8 @@ class Victims:
 
 
 @pytest.fixture
-def victims() -> Iterator[Victims]:
-    serving = Victims()
+def victims(warm: Path) -> Iterator[Victims]:
+    serving = Victims(warm / "python")
     yield serving
     serving.close()
 

@@ -6,9 +6,9 @@ import asyncio
 import gc
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -236,16 +236,15 @@ print(MockLLMGateway({"logs": {}}).as_langchain("claude-haiku").invoke("hi").con
 """
 
 
-def test_a_program_that_forgets_to_close_ends_all_the_same() -> None:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", FORGETFUL], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+def test_a_program_that_forgets_to_close_ends_all_the_same(warm: Path) -> None:
+    command = [str(warm / "python"), "-W", "error", "-c", FORGETFUL]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
     assert done.stdout.startswith("Mock answer")
     assert done.stderr == ""
     assert "item_done" in "".join(path.read_text() for path in _journals())
 
 
 def _journals() -> Any:
-    from pathlib import Path
-
     return Path("04_logs/gateway").glob("*.jsonl")
 
 

@@ -33,15 +33,15 @@ CANARY = "sk-canary-77777777"
 class Worker:
     """A process that shares limits, and what it printed."""
 
-    def __init__(self, url: str, folder: Path, number: int, *, calls: int, takes: float, **options: Any) -> None:
-        self._out = folder / f"worker{number}.jsonl"
+    def __init__(self, python: Path, url: str, out: Path, *, calls: int, takes: float, **options: Any) -> None:
+        self._out = out
         path = os.pathsep.join([str(SOURCES), str(SOURCES / "tests")])
-        with self._out.open("wb") as out:
+        with out.open("wb") as written:
             self._process = subprocess.Popen(  # noqa: S603 - our own script
-                [sys.executable, "-m", "fakes.shared_process", url, str(calls), str(takes), json.dumps(options)],
+                [python, "-m", "fakes.shared_process", url, str(calls), str(takes), json.dumps(options)],
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
-                stdout=out,
+                stdout=written,
             )
 
     def said(self, key: str) -> list[Any]:
@@ -65,15 +65,16 @@ class Worker:
 class Crowd:
     """The workers of a test; the calls of all of them keep one limit."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, python: Path, folder: Path) -> None:
         self.url = url
+        self._python = python
         self._folder = folder
         self.workers: list[Worker] = []
 
     def start(self, count: int, **options: Any) -> list[Worker]:
         given = {"calls": 100_000, "takes": 0.01, "max_concurrency": 10_000, **options}
-        first = len(self.workers)
-        new = [Worker(self.url, self._folder, first + each, **given) for each in range(count)]
+        names = [f"worker{len(self.workers) + each}.jsonl" for each in range(count)]
+        new = [Worker(self._python, self.url, self._folder / name, **given) for name in names]
         self.workers += new
         return new
 
@@ -111,8 +112,8 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def crowd(server: RedisServer, tmp_path: Path) -> Iterator[Crowd]:
-    crowd = Crowd(server.url, tmp_path)
+def crowd(server: RedisServer, warm: Path, tmp_path: Path) -> Iterator[Crowd]:
+    crowd = Crowd(server.url, warm / "python", tmp_path)
     yield crowd
     for worker in crowd.workers:
         worker.kill()
@@ -275,3 +276,16 @@ def test_a_gateway_goes_on_in_another_loop_and_leaves_no_connection_behind(serve
 def connections(server: RedisServer) -> int:
     with server.client() as client:
         return len(client.client_list())
+
+
+async def test_texts_of_many_callers_share_calls_and_slots_also_where_limits_are_shared(
+    server: RedisServer, emulator: Emulator
+) -> None:
+    model = {"provider": "openai", "model": "text-embedding-3-small", "embedding": True, "max_concurrency": 1}
+    given = config(emulator, server.url) | {"models": {"e": {**model, "limits": {"rpm": 60_000}}}}
+    async with LLMGateway(given) as gateway:
+        answers = await asyncio.gather(*(gateway.embed([f"text {n}"], model="e") for n in range(40)))
+    assert len({tuple(answer.vectors[0]) for answer in answers}) > 1
+    sizes = [len(call.body["input"]) for call in emulator.ledger]
+    assert sum(sizes) == 40
+    assert max(sizes) > 1  # one slot, and several callers in it

@@ -41,7 +41,8 @@ def request(model: str = "gpt-4o-mini", **fields: Any) -> LLMRequest:
 def gateway_at(emulator: Emulator, *observers: Any, text: bool = False, **limits: int) -> LLMGateway:
     config = {
         "providers": {"openai": {"base_url": f"{emulator.url}/v1", "api_key": KEY}},
-        "models": {"gpt-4o-mini": {"limits": limits}} if limits else {},
+        "models": {"gpt-4o-mini": {"limits": limits, "max_tokens": 100}} if limits else {},
+        "budgets": {"total": 100.0} if limits else {},
         "logs": {"dir": False, "text": text},
         "retry": {"base_delay": 0.0},
     }
@@ -65,12 +66,14 @@ async def test_prometheus_scrapes_a_gateway_and_every_panel_and_alert_works(emul
             assert await prometheus.value('count(llm_gateway_tokens_total{type="output"})') == 2
             assert await prometheus.value('llm_gateway_limit_used_permits_total{limit="requests"}') == 4
             assert await prometheus.value('llm_gateway_queued_requests{priority="high"}') == 0
+            spent = await prometheus.value('llm_gateway_budget_spent_dollars{budget="the gateway"}')
+            assert spent == await prometheus.value("sum(llm_gateway_cost_dollars_total)") > 0
             assert [event async for event in gateway.stream(request())]
             # A rate needs two scrapes of the series that came last.
             await prometheus.becomes("count(rate(llm_gateway_time_to_first_token_seconds_count[1m]))", 1)
             assert await prometheus.value("llm_gateway_time_to_first_token_seconds_count") == 1
-            empty = [expression for expression in EXPRESSIONS if not await prometheus.query(expression)]
-            assert not empty
+            for expression in EXPRESSIONS:
+                assert await prometheus.found(expression)
             rules = await prometheus.rules()
             assert len(rules) == 10
             assert {rule["health"] for rule in rules} == {"ok"}

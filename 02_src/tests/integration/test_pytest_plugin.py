@@ -484,7 +484,7 @@ async def test_it(recorded_gateway, number):
     assert await told(recorded_gateway, f"question {number}")
 """,
     )
-    folder.runpytest_subprocess("-p", "xdist", "-n", "1", "--llm-record").assert_outcomes(passed=2)
+    folder.runpytest_inprocess("-p", "xdist", "-n", "1", "--llm-record").assert_outcomes(passed=2)
     assert len(provider.ledger) == 2
     folder.runpytest_inprocess().assert_outcomes(passed=2)
     assert len(provider.ledger) == 2

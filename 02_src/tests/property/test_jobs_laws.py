@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
 from fakes.postgres_server import PostgresServer
-from llm_gateway.jobs import postgres_tables, statements
+from llm_gateway.jobs import batch_book, postgres_tables, statements
 from llm_gateway.jobs.postgres_statements import Statements
 from llm_gateway.jobs.records import Calls, Failure, Lease, NewRow, RowState, Verdict
 from llm_gateway.jobs.store import Added
@@ -25,11 +25,15 @@ from llm_gateway.jobs.store import Added
 MODELS = ("a", "b")
 
 
-def in_memory() -> tuple[Any, Any]:
+Opened = tuple[Any, Any, Callable[[Any], int]]  # a connection, the statements, and the one that takes leases back
+
+
+def in_memory() -> Opened:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     for statement in statements.SCHEMA.split(";"):
         connection.execute(statement)
-    return connection, statements
+    batch_book.make_tables(connection)
+    return connection, statements, batch_book.reclaim
 
 
 class Store(RuleBasedStateMachine):
@@ -37,9 +41,9 @@ class Store(RuleBasedStateMachine):
 
     leases = Bundle("leases")
 
-    def __init__(self, opened: Callable[[], tuple[Any, Any]] = in_memory, *, keeps: bool = False) -> None:
+    def __init__(self, opened: Callable[[], Opened] = in_memory, *, keeps: bool = False) -> None:
         super().__init__()
-        self.connection, self.statements = opened()
+        self.connection, self.statements, self.reclaim = opened()
         self.keeps = keeps  # whether a lease that was taken back holds until the row is leased anew
         self.taken_back: set[int] = set()
         self.states: dict[int, RowState] = {}
@@ -107,7 +111,7 @@ class Store(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         leased = [number for number, state in self.states.items() if state is RowState.LEASED]
-        assert self.statements.reclaim(self.connection) == len(leased)
+        assert self.reclaim(self.connection) == len(leased)
         self.states |= dict.fromkeys(leased, RowState.PENDING)
         if self.keeps:
             self.taken_back.update(leased)
@@ -155,18 +159,18 @@ def test_the_same_laws_hold_in_postgresql(postgres_server: PostgresServer) -> No
             postgres_tables.make_tables(connection, "here")
         jobs = 0
 
-        def opened() -> tuple[Any, Any]:
+        def opened() -> Opened:
             nonlocal jobs
             jobs += 1
             connection.execute("BEGIN")  # advisory locks last as long as a transaction
             job = Statements(postgres_tables.begin_job(connection, f"laws-{jobs}"), worker=1)
-            return Borrowed(connection), job
+            return Borrowed(connection), job, job.reclaim
 
         class InPostgres(Store):
             def __init__(self) -> None:
                 super().__init__(opened, keeps=True)
 
-        laws = settings(max_examples=12, stateful_step_count=40, deadline=None)
+        laws = settings(max_examples=6, stateful_step_count=30, deadline=None)
         run_state_machine_as_test(InPostgres, settings=laws)
 
 

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_type
 
+from pydantic import BaseModel
+
 from llm_gateway import (
     BatchError,
     GatewayError,
+    InvalidAnswerError,
     LLMGateway,
     LLMMessage,
     LLMRequest,
@@ -74,6 +77,19 @@ async def asks_many_and_looks_at_each(gateway: LLMGateway, requests: Sequence[LL
     outcomes = await gateway.batch(requests, return_exceptions=True)
     assert_type(outcomes, list[LLMResponse | BaseException])
     return [outcome.content if isinstance(outcome, LLMResponse) else str(outcome) for outcome in outcomes]
+
+
+class Verdict(BaseModel):
+    good: bool
+
+
+async def asks_in_a_format(gateway: LLMGateway, request: LLMRequest) -> Verdict | None:
+    try:
+        response = await gateway.request(request.model_copy(update={"response_format": Verdict}))
+    except InvalidAnswerError as error:
+        assert_type(error.response, LLMResponse | None)
+        return None
+    return response.parsed if isinstance(response.parsed, Verdict) else None
 
 
 async def lives_and_ends() -> None:

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from fakes.provider import FakeProvider, ask, gateway_over, rate_limited, unavailable
 from llm_gateway import (
     DeadlineExceededError,
+    LLMGateway,
     LLMMessage,
     LLMRequest,
     LLMToolCall,
@@ -163,7 +164,7 @@ async def test_the_attempts_span_is_the_current_one_in_its_call_and_in_no_other(
 
 
 def test_an_attempt_in_the_callers_own_task_leaves_the_callers_span_current(watched: Watched) -> None:
-    names = {"request_id": "a", "model": "m"}
+    names: dict[str, Any] = {"request_id": "a", "model": "m"}
     call = {**names, "batch_id": "b", "deployment": "p/m"}
     began = AttemptBegan(**call, provider="p", attempt=1, queue_wait=0.0)
     with watched.tracer.start_as_current_span("agent") as agent:
@@ -314,7 +315,7 @@ async def test_texts_are_in_spans_only_where_they_are_asked_for(watched: Watched
     assert json.loads(request["gen_ai.input.messages"]) == [
         {
             "role": "user",
-            "parts": [{"type": "text", "content": "the canary prompt"}, {"type": "image", "data": "b'1'"}],
+            "parts": [{"type": "text", "content": "the canary prompt"}, {"type": "image", "data": "[1 bytes]"}],
         },
         {
             "role": "assistant",
@@ -384,3 +385,25 @@ def test_what_is_told_of_a_request_after_its_end_makes_no_span(watched: Watched,
 async def test_without_a_configured_sdk_nothing_is_recorded_and_nothing_fails() -> None:
     async with gateway_over(FakeProvider(), observers=[GatewayTelemetry(with_text=True)], logs=WITH_TEXT) as gateway:
         assert (await gateway.request(ask("a"))).content == "ok"
+
+
+async def test_texts_of_two_callers_in_one_call_are_a_span_of_each_in_its_own_trace(watched: Watched) -> None:
+    models = {"e": {"provider": "openai", "model": "text-embedding-3-small", "embedding": True}}
+
+    async def embed(gateway: LLMGateway, agent: str) -> None:
+        with watched.tracer.start_as_current_span(agent):
+            await gateway.embed(["a text"], model="e", agent=agent)
+
+    provider = FakeProvider()
+    async with gateway_over(provider, observers=[watched.telemetry], models=models) as gateway:
+        await asyncio.gather(embed(gateway, "one"), embed(gateway, "two"))
+    assert len(provider.ledger) == 1
+    found = [span for span in watched.spans if span.name == "embeddings e"]
+    assert [parent_of(span) for span in found] == [id_of(watched.only("one")), id_of(watched.only("two"))]
+    assert {told(span)["gen_ai.operation.name"] for span in found} == {"embeddings"}
+    assert {point.attributes["gen_ai.operation.name"] for point in watched.points("gen_ai.client.token.usage")} == {
+        "embeddings"
+    }
+    attempts = [span for span in watched.spans if span.name == "attempt"]
+    assert [parent_of(span) for span in attempts] == [id_of(span) for span in found]
+    assert len({told(span)["llm_gateway.batch.id"] for span in attempts}) == 1

@@ -178,6 +178,24 @@ async def test_a_scrape_tells_where_each_limit_stands(metrics: GatewayMetrics) -
         assert series(metrics, "llm_gateway_limit_waits_total")[*WHERE, "requests", "gpt-4o-mini"] == 0
 
 
+async def test_a_scrape_tells_what_became_of_each_budget(metrics: GatewayMetrics) -> None:
+    budgets = {"total": 1.0, "agents": {"guide": 0.5}}
+    models = {"gpt-4o-mini": {"price": {"input": 1000.0, "output": 1000.0}, "max_tokens": 10}}
+    async with gateway_over(FakeProvider(), observers=[metrics], budgets=budgets, models=models) as gateway:
+        metrics.watch(gateway)
+        await gateway.request(ask("a", agent="guide"))
+        under_way = asyncio.create_task(gateway.request(ask("b")))
+        await asyncio.sleep(0.5)
+        spent = series(metrics, "llm_gateway_budget_spent_dollars")
+        reserved = series(metrics, "llm_gateway_budget_reserved_dollars")
+        left = series(metrics, "llm_gateway_budget_left_dollars")
+        await under_way
+    assert spent == {("the gateway",): pytest.approx(0.015), ("agent 'guide'",): pytest.approx(0.015)}
+    assert reserved["agent 'guide'",] == 0.0
+    assert reserved["the gateway",] > 0.0
+    assert left["the gateway",] == pytest.approx(1.0 - spent["the gateway",] - reserved["the gateway",])
+
+
 async def test_a_scrape_tells_for_how_long_a_gate_is_shut(metrics: GatewayMetrics) -> None:
     provider = FakeProvider(script=[rate_limited(retry_after=20.0), "ok"], latency=lambda _: 0.0)
     async with gateway_over(provider, observers=[metrics]) as gateway:
@@ -293,7 +311,7 @@ def test_the_registry_may_be_the_applications_own() -> None:
 
 
 async def test_the_page_lists_every_metric(metrics: GatewayMetrics) -> None:
-    async with gateway_over(FakeProvider(), observers=[metrics]) as gateway:
+    async with gateway_over(FakeProvider(), observers=[metrics], cache={"store": "memory"}) as gateway:
         metrics.watch(gateway)
         names = {
             f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics.registry.collect()

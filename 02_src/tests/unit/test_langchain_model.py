@@ -18,6 +18,7 @@ from llm_gateway import (
     ModelProvider,
     RequestPriority,
     UnknownModelError,
+    formats,
 )
 from llm_gateway.integrations.langchain import GatewayChatModel
 from llm_gateway.integrations.langchain.parameters import choice_of, schema_of
@@ -193,10 +194,8 @@ async def test_an_answer_follows_a_schema(schema: Any, method: Any) -> None:
         )
     else:
         assert request.response_format is not None
-        assert (request.tools, request.response_format["required"]) == (
-            None,
-            list(request.response_format["properties"]),
-        )
+        form = formats.asked_schema(request.response_format)
+        assert (request.tools, form["required"]) == (None, list(form["properties"]))
 
 
 async def test_a_model_whose_provider_may_not_enforce_a_schema_is_made_to_call_a_tool() -> None:
@@ -223,6 +222,20 @@ async def test_an_answer_that_does_not_follow_comes_raw_with_its_error() -> None
     gateway = MockLLMGateway(responses={"default": '{"name": "Oslo"}'})
     answer = await chat(gateway).with_structured_output(City, include_raw=True).ainvoke("Oslo")
     assert (answer["parsed"], answer["parsing_error"]) == (City(name="Oslo"), None)
+
+
+async def test_an_answer_that_does_not_follow_is_asked_for_again_by_the_gateway() -> None:
+    rules = [{"match": {"text": "Oslo"}, "replies": ["Sorry?", '{"name": "Oslo"}']}]
+    gateway = MockLLMGateway(responses={"rules": rules})
+    assert await chat(gateway).with_structured_output(City).ainvoke("Oslo") == City(name="Oslo")
+    assert [call.outcome for call in gateway.calls] == ["invalid_answer", "ok"]
+
+
+async def test_a_streamed_answer_that_does_not_follow_comes_whole_all_the_same() -> None:
+    gateway = MockLLMGateway(responses={"default": "Sorry, what?"})
+    chunks = [chunk async for chunk in chat(gateway).bind(response_format=City).astream("Oslo")]
+    assert "".join(str(chunk.content) for chunk in chunks) == "Sorry, what?"
+    assert chunks[-1].response_metadata["receipt"]["attempts"] == 1
 
 
 def test_a_schema_in_every_form_is_one_whose_properties_are_all_required() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from fakes.deployments import said
 from llm_gateway import LLMToolCall, MockLLMGateway, ProviderUnavailableError, RequestRejectedError, TokenUsage
@@ -200,6 +201,32 @@ async def test_replaying_waits_for_no_limit_and_asks_no_shared_store(tmp_path: P
     assert loop.time() == began
 
 
+class Town(BaseModel):
+    """What a test asks for."""
+
+    name: str
+
+
+async def test_an_answer_that_did_not_fit_and_the_one_that_mended_it_are_replayed_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = speaking(monkeypatch)
+    answers = ["Oslo!", '{"name": "Oslo"}']
+
+    async def answer(_: LLMRequest, /) -> Completion:
+        return Completion(content=answers.pop(0), finish_reason="stop")
+
+    monkeypatch.setattr(talker, "generate", answer)
+    async with gateway(tmp_path, record=True) as recording:
+        first = await recording.request(ask(response_format=Town))
+        recording.tape.save()
+    assert json.loads((tmp_path / "it.json").read_text())["calls"][0]["request"]["response_format"]["title"] == "Town"
+    async with gateway(tmp_path) as replaying:
+        second = await replaying.request(ask(response_format=Town))
+    assert first.parsed == second.parsed == Town(name="Oslo")
+    assert not replaying.tape.unused
+
+
 async def test_an_empty_recording_says_that_it_is(tmp_path: Path) -> None:
     (tmp_path / "it.json").write_text('{"test": "test_it"}')
     async with gateway(tmp_path) as replaying:
@@ -227,3 +254,9 @@ async def test_assertions_tell_the_order_and_the_fields_of_what_was_sent() -> No
             mock.assert_sent(max_tokens=7)
         with pytest.raises(AttributeError, match="max_token"):
             mock.assert_sent(max_token=7)
+
+
+async def test_vectors_are_not_recorded_and_that_is_said_at_once(tmp_path: Path) -> None:
+    config = {"models": {"e": {"provider": "ollama", "model": "nomic-embed-text", "embedding": True}}}
+    with pytest.raises(ConfigurationError, match=r"^The model 'e' makes vectors, and those are not recorded; use the"):
+        await gateway(tmp_path, config=config, record=True).embed(["a"], model="e")

@@ -24,16 +24,24 @@ LONGEST_FAREWELL = 1.0  # seconds that a server gets to end the body of an answe
 EXTRAS = ("extra_headers", "extra_query", "extra_body")  # what every SDK takes beside the body
 
 
-async def answered(http: Http, target: Target, payload: Record) -> Record:
-    """Return the JSON object that answers a payload."""
+async def answered(http: Http, target: Target, payload: Record, *, timeout: float | None = None) -> Record:  # noqa: ASYNC109 - aiohttp's own
+    """Return the JSON object that answers a payload. `timeout` is as `Http.open` takes it."""
     target, body = prepared(target, payload)
-    return decode_object(await http.post(target, body))
+    return decode_object(await http.post(target, body, timeout=timeout))
 
 
-async def streamed(http: Http, target: Target, payload: Record, framing: Framing, reading: Reading) -> Records:
-    """Return the records that answer a payload, as they come."""
+async def streamed(
+    http: Http,
+    target: Target,
+    payload: Record,
+    framing: Framing,
+    reading: Reading,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 - aiohttp's own
+) -> Records:
+    """Return the records that answer a payload, as they come. `timeout` is as `Http.open` takes it."""
     target, body = prepared(target, payload)
-    return Records(await http.open(target, body), framing, reading, http.largest)
+    return Records(await http.open(target, body, timeout=timeout), framing, reading, http.largest)
 
 
 def prepared(target: Target, payload: Record) -> tuple[Target, bytes]:

@@ -75,17 +75,20 @@ class Http:
         self._proxies: dict[URL, tuple[URL | None, CIMultiDict[str] | None]] = {}
         self._closed = False
 
-    async def post(self, target: Target, body: bytes) -> bytes:
+    async def post(self, target: Target, body: bytes, *, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - aiohttp's own
         """Return the body of the answer. Raises RefusedError, AnswerTooLargeError, TimeoutError, ClientError."""
-        response = await self.open(target, body)
+        response = await self.open(target, body, timeout=timeout)
         try:
             return await whole(response, self.largest)
         finally:
             # Closes the connection, unless the answer was read to its end: then it is back in the pool already.
             response.close()
 
-    async def open(self, target: Target, body: bytes) -> aiohttp.ClientResponse:
-        """Return an answer of which the headers have come; who gets it closes it. Raises as `post` does."""
+    async def open(self, target: Target, body: bytes, *, timeout: float | None = None) -> aiohttp.ClientResponse:  # noqa: ASYNC109 - aiohttp's own
+        """Return an answer of which the headers have come; who gets it closes it. Raises as `post` does.
+
+        `timeout` is the seconds without a byte after which the call has failed; None: as the endpoint says.
+        """
         session = self._session()
         proxy, proxy_headers = self._proxy(target.url)
         headers = target.headers
@@ -99,6 +102,7 @@ class Http:
             allow_redirects=False,  # a key goes to no host that it was not given for
             proxy=proxy,
             proxy_headers=proxy_headers,
+            timeout=self._timeouts if timeout is None else self._patient(timeout),
         )
         seen = exchange.get(None)
         if seen is not None:
@@ -109,6 +113,10 @@ class Http:
             raise await _refusal(response, target.too_long)
         finally:
             response.close()
+
+    def _patient(self, timeout: float) -> aiohttp.ClientTimeout:
+        own = self._timeouts
+        return aiohttp.ClientTimeout(total=own.total, sock_connect=own.sock_connect, sock_read=timeout)
 
     def _proxy(self, url: URL) -> tuple[URL | None, CIMultiDict[str] | None]:
         """Return the proxy of an address without its credentials, and a header that holds them."""

@@ -47,9 +47,10 @@ class Completions:
 
     async def create(self, **payload: Any) -> Record | Records:
         """Return a completion, or its chunks if the payload asks for a stream: JSON objects both."""
+        timeout = payload.pop("timeout", None)  # seconds without a byte; None: as the endpoint says
         if payload.get("stream"):
-            return await streamed(self._http, self._target, payload, Events(), _chunk)
-        return await answered(self._http, self._target, payload)
+            return await streamed(self._http, self._target, payload, Events(), _chunk, timeout=timeout)
+        return await answered(self._http, self._target, payload, timeout=timeout)
 
 
 class RawCompletions:

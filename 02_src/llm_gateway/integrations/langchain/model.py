@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing
 from itertools import chain
 from operator import itemgetter
@@ -28,18 +28,18 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from llm_gateway.batching import inherited
 from llm_gateway.config import BUILT_IN_PROVIDERS, ModelSettings
-from llm_gateway.errors import InvalidRequestError
+from llm_gateway.errors import InvalidAnswerError, InvalidRequestError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.integrations.langchain.messages import ai_message, chunk_of, gateway_messages
 from llm_gateway.integrations.langchain.parameters import (
     check_names,
     choice_of,
+    format_of,
     formatted_tool,
     llm_tool,
-    schema_of,
 )
 from llm_gateway.integrations.loops import Doorway
-from llm_gateway.models import LLMMessage, LLMRequest, ModelProvider, RequestPriority
+from llm_gateway.models import LLMMessage, LLMRequest, LLMResponse, ModelProvider, RequestPriority, StreamDelta
 from llm_gateway.sentences import sentence_of
 from llm_gateway.tokens import estimate_input, estimate_text
 
@@ -117,7 +117,10 @@ class GatewayChatModel(BaseChatModel):
         request = self._request(gateway_messages(messages), stop, options)
 
         async def ask() -> ChatResult:
-            response = await self.gateway.request(request)
+            try:
+                response = await self.gateway.request(request)
+            except InvalidAnswerError as error:
+                response = _unfit(error)
             return ChatResult(generations=[ChatGeneration(message=ai_message(response))])
 
         return ask
@@ -130,7 +133,7 @@ class GatewayChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = self._request(gateway_messages(messages), stop, kwargs)
-        async with aclosing(self._door.stream(lambda: self.gateway.stream(request))) as pieces:
+        async with aclosing(self._door.stream(lambda: self._pieces(request))) as pieces:
             async for piece in pieces:
                 yield ChatGenerationChunk(message=chunk_of(piece))
 
@@ -142,8 +145,16 @@ class GatewayChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         request = self._request(gateway_messages(messages), stop, kwargs)
-        for piece in self._door.stream_and_wait(lambda: self.gateway.stream(request)):
+        for piece in self._door.stream_and_wait(lambda: self._pieces(request)):
             yield ChatGenerationChunk(message=chunk_of(piece))
+
+    async def _pieces(self, request: LLMRequest) -> AsyncGenerator[StreamDelta | LLMResponse, None]:
+        try:
+            async with aclosing(self.gateway.stream(request)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except InvalidAnswerError as error:
+            yield _unfit(error)
 
     def batch(
         self,
@@ -167,7 +178,7 @@ class GatewayChatModel(BaseChatModel):
         fields |= {name: getattr(self, name) for name in SETTINGS} | given
         fields["tools"] = [llm_tool(each) for each in given.get("tools") or ()] or None
         fields["tool_choice"] = choice_of(given.get("tool_choice"))
-        fields["response_format"] = schema_of(given.get("response_format"))
+        fields["response_format"] = format_of(given.get("response_format"))
         # What is left out is the request's default, or inherited.
         present = {name: value for name, value in fields.items() if value is not None}
         return LLMRequest(messages=messages, **present)
@@ -235,7 +246,7 @@ class GatewayChatModel(BaseChatModel):
         self, schema: Any, method: Method, kwargs: dict[str, Any]
     ) -> tuple[Runnable[LanguageModelInput, AIMessage], BaseOutputParser[Any]]:
         told = {"kwargs": {"method": method}, "schema": schema}
-        answering = self.bind(response_format=schema_of(schema), ls_structured_output_format=told, **kwargs)
+        answering = self.bind(response_format=format_of(schema), ls_structured_output_format=told, **kwargs)
         if isinstance(schema, type) and is_basemodel_subclass(schema):
             return answering, PydanticOutputParser(pydantic_object=schema)
         return answering, JsonOutputParser()
@@ -313,3 +324,10 @@ class GatewayChatModel(BaseChatModel):
         return all(
             self._kind(each.provider) in BUILT_IN_PROVIDERS for model in settings for each in model.all_deployments()
         )
+
+
+def _unfit(error: InvalidAnswerError) -> LLMResponse:
+    """Return the answer that does not fit even after all attempts: LangChain's parsers say so, and keep it."""
+    if error.response is None:
+        raise error
+    return error.response

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import BaseModel
 
 from llm_gateway.errors import InvalidRequestError
+from llm_gateway.formats import ResponseFormat, all_required
 from llm_gateway.models import LLMTool
 from llm_gateway.sentences import nearest, shown
 
@@ -80,6 +82,13 @@ def choice_of(choice: Any) -> str | None:
     return "any" if named in SOME else named
 
 
+def format_of(response_format: Any) -> ResponseFormat | None:
+    """Return what an answer must follow as the gateway takes it: a pydantic model's class, or a JSON schema."""
+    if isinstance(response_format, type) and issubclass(response_format, BaseModel):
+        return response_format
+    return schema_of(response_format)
+
+
 def schema_of(response_format: Any) -> dict[str, Any] | None:
     """Return the JSON schema that an answer must follow, from a class, a schema, or OpenAI's `response_format`.
 
@@ -101,20 +110,5 @@ def schema_of(response_format: Any) -> dict[str, Any] | None:
             schema = {"title": form.get("name") or "answer", **form.get("schema", {})}
     else:
         schema = convert_to_json_schema(response_format)
-    complete: dict[str, Any] = _complete(schema)
+    complete: dict[str, Any] = all_required(schema)
     return complete
-
-
-def _complete(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_complete(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    copy = {key: _complete(value) for key, value in schema.items()}
-    properties = copy.get("properties")
-    if isinstance(properties, dict) and copy.get("type") == "object":
-        copy["required"] = list(properties)
-        for each in properties.values():
-            if isinstance(each, dict) and each.get("default", 0) is None:
-                del each["default"]  # strict mode takes none, and a required property needs none
-    return copy

@@ -73,6 +73,7 @@ class SharedLimiter(MemoryLimiter):
         self._times = 1
         self._seen: Amounts = {}  # the levels in the store
         self._adopting = False
+        self._riding = 0  # of the open reservations, those that go in the call, and so in the slot, of another
         super().__init__(settings, charge, now=now, name=name)
 
     # --- one call -----------------------------------------------------------------------------------------------
@@ -286,11 +287,19 @@ class SharedLimiter(MemoryLimiter):
     def _close(self, reservation: Reservation) -> bool:
         closed = super()._close(reservation)
         if closed:
-            self.report.busy = self._open
+            self._riding -= not reservation.cost.requests
+            self.report.busy = self._open - self._riding
         return closed
 
+    def _opened(self, cost: Cost) -> None:
+        self._riding += not cost.requests
+        self.report.busy = self._open - self._riding
+
+    def _has_slot(self, cost: Cost, slots: int) -> bool:
+        return self.slots is None or not cost.requests or self._open - self._riding < slots
+
     def _covers(self, share: Share, cost: Cost) -> bool:
-        if self.slots is not None and self._open >= share.slots:
+        if not self._has_slot(cost, share.slots):
             return False
         for limit in self._limits:
             need = cost[limit.column]
@@ -305,17 +314,17 @@ class SharedLimiter(MemoryLimiter):
             limit.reserved += amount
             limit.used += amount
         self._open += 1
-        self.report.busy = self._open
+        self._opened(cost)
         takes, number = share.granted["takes"], share.granted["number"]
         return SharedReservation(cost, now, takes, born=self.report.born, share=number)
 
     def _reserve_alone(self, cost: Cost, now: float, *, low: bool) -> Reservation | Wait:
-        if self.slots is not None and self._open >= max(1, self.slots // self.peers):
+        if not self._has_slot(cost, max(1, (self.slots or 0) // self.peers)):
             self.check(cost)
             return Wait(SLOT_WAIT, "slots")
         outcome = super().reserve(cost, now, low=low)
         if isinstance(outcome, Reservation):
-            self.report.busy = self._open
+            self._opened(cost)
             self.report.charge({limit.resource: cost[limit.column] for limit in self._limits})
         return outcome
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from fakes.emulator.dialect import MODELS, Json, Piece, arguments_object, pieces, usage_of
+from fakes.emulator.dialect import MODELS, Json, Piece, arguments_object, pieces, usage_of, vector_of
 from fakes.emulator.limits import Standing
 from fakes.emulator.script import Api, Call, Reply
 
@@ -105,6 +105,17 @@ class Ollama:
             "eval_count": usage["output"],
             "eval_duration": 1_000_000,
         }
+
+
+class OllamaVectors(Ollama):
+    """`POST /api/embed`."""
+
+    required: tuple[str, ...] = ("model", "input")
+
+    def answer(self, call: Call, reply: Reply) -> Json:
+        """Return a vector of each text."""
+        vectors = [vector_of(text).tolist() for text in call.body["input"]]
+        return {"model": call.model, "embeddings": vectors, "prompt_eval_count": usage_of(call, reply)["input"]}
 
 
 def _frame(line: Mapping[str, object]) -> bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from fakes.emulator.dialect import MODELS, Json, Piece, arguments, pieces, usage_of
+from fakes.emulator.dialect import MODELS, Json, Piece, arguments, pieces, usage_of, vector_of
 from fakes.emulator.limits import Standing
 from fakes.emulator.script import Api, Call, Reply
 
@@ -134,7 +135,7 @@ class OpenAI:
             "object": kind,
             "created": CREATED,
             "model": call.model,
-            "service_tier": "default",
+            "service_tier": call.body.get("service_tier", "default"),
             "system_fingerprint": "fp_emulator",
         }
 
@@ -171,6 +172,26 @@ class OpenAI:
                 "rejected_prediction_tokens": 0,
             },
         }
+
+
+class OpenAIVectors(OpenAI):
+    """`POST /v1/embeddings`."""
+
+    required: tuple[str, ...] = ("model", "input")
+
+    def answer(self, call: Call, reply: Reply) -> Json:
+        """Return a vector of each text, the last text's first: the API promises an index, not an order."""
+        rows = [
+            {"object": "embedding", "index": place, "embedding": self._vector(call, text)}
+            for place, text in enumerate(call.body["input"])
+        ]
+        tokens = usage_of(call, reply)["input"]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return {"object": "list", "data": rows[::-1], "model": call.model, "usage": usage}
+
+    def _vector(self, call: Call, text: str) -> list[float] | str:
+        numbers = vector_of(text)
+        return b64encode(numbers).decode() if call.body.get("encoding_format") == "base64" else numbers.tolist()
 
 
 def duration(seconds: float) -> str:

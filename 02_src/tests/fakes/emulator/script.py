@@ -92,7 +92,7 @@ class Call:
     @property
     def streams(self) -> bool:
         """Whether the answer is wanted piece by piece. Ollama streams unless told otherwise."""
-        return isinstance(self.body, dict) and bool(self.body.get("stream", self.api == "ollama"))
+        return isinstance(self.body, dict) and bool(self.body.get("stream", self.path == "/api/chat"))
 
     @property
     def model(self) -> str:

@@ -14,15 +14,22 @@ import orjson
 from aiohttp import web
 
 from fakes.emulator.anthropic import Anthropic
+from fakes.emulator.batches import Batches
 from fakes.emulator.dialect import Dialect, estimated_input, usage_of
 from fakes.emulator.limits import Limits, Meter, Refusal
-from fakes.emulator.ollama import Ollama
-from fakes.emulator.openai import OpenAI
+from fakes.emulator.ollama import Ollama, OllamaVectors
+from fakes.emulator.openai import OpenAI, OpenAIVectors
 from fakes.emulator.script import Call, Reply
 from fakes.emulator.wire import JSON_TYPE, send
 
 OPENAI, ANTHROPIC, OLLAMA = OpenAI(), Anthropic(), Ollama()
-CHATS: dict[str, Dialect] = {"/v1/chat/completions": OPENAI, "/v1/messages": ANTHROPIC, "/api/chat": OLLAMA}
+CHATS: dict[str, Dialect] = {
+    "/v1/chat/completions": OPENAI,
+    "/v1/messages": ANTHROPIC,
+    "/api/chat": OLLAMA,
+    "/v1/embeddings": OpenAIVectors(),
+    "/api/embed": OllamaVectors(),
+}
 LISTS: dict[str, Dialect] = {"/v1/models": OPENAI, "/api/tags": OLLAMA}
 SHORTEST_GRACE = 0.01  # seconds; aiohttp takes 0 for "wait for ever"
 
@@ -35,6 +42,7 @@ class Emulator:
         self.default = Reply()
         self.answer: Callable[[Call], Reply | None] | None = None  # asked first; None passes on to the script
         self.ledger: list[Call] = []
+        self.batches = Batches()
         self._replies: deque[Reply] = deque()
         self._key: str | None = None
         self._clock = clock
@@ -100,6 +108,8 @@ class Emulator:
         self._changed = asyncio.Event()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (answer := await self.batches.handle(request)) is not None:
+            return answer
         raw = await request.read()
         body = _parsed(raw)
         if not self._record and (encoded := self._plain(request, body)):

@@ -1,0 +1,23 @@
+"""Providers' batch APIs: the seam, and what comes over it."""
+
+from llm_gateway.clients.batches.base import (
+    BatchAnswer,
+    BatchClient,
+    BatchLine,
+    CreationFailedError,
+    Found,
+    Standing,
+    custom_id,
+    number_of,
+)
+
+__all__ = [
+    "BatchAnswer",
+    "BatchClient",
+    "BatchLine",
+    "CreationFailedError",
+    "Found",
+    "Standing",
+    "custom_id",
+    "number_of",
+]
