@@ -134,8 +134,8 @@ class Run:
 
     async def _new_rows(self, before: Ledger) -> AsyncIterator[NewRow]:
         """Yield the rows that the job has not taken in."""
-        number, after = before.rows, await self._job.store.last_number()
-        if (await self._job.store.facts()).get("sampled"):
+        number, after = before.rows, await self._job.last_number()
+        if (await self._job.facts()).get("sampled"):
             number, after = 0, 0  # a plan has asked rows from anywhere; those that are there are known
         async for line, text in self._rows.rows(after):
             row = self._reader.read(line, text)
@@ -144,7 +144,7 @@ class Run:
                 yield stored(row)
         self._tally.total = number
         if not self._job.store.shared:  # there the last rows have to be in first
-            await self._job.store.note({"read": True})
+            await self._job.note({"read": True})
 
     async def _take(self, results: Sequence[StoredResult]) -> None:
         """Write results, and count those that are new."""

@@ -252,6 +252,14 @@ class Job:
         """Return all rows and calls, added up in the state."""
         return await self._patiently(self.store.ledger)
 
+    async def facts(self) -> dict[str, Any]:
+        """Return what was noted of the job as a whole."""
+        return await self._patiently(self.store.facts)
+
+    async def last_number(self) -> int:
+        """Return the highest number of a row that was taken in, 0 where there is none."""
+        return await self._patiently(self.store.last_number)
+
     async def note(self, facts: Mapping[str, Any], /) -> None:
         """Note JSON values in the state, each in the place of an earlier one of its name."""
         await self._patiently(lambda: self.store.note(facts))
