@@ -27,7 +27,7 @@ from llm_gateway.jobs.sqlite import SqliteView, reading
 ROWS = 40
 KILLS = int(os.environ.get("LLM_GATEWAY_KILLS", "208"))  # of all parts together
 PARTS = 4
-SHARED_JOBS = max(6, KILLS // 35)  # each with one kill or none
+SHARED_JOBS = max(3, KILLS // 70)  # each with one kill or none
 LONGEST_DELAY = 0.25  # seconds a victim lives that is killed at random
 MOST_PASSES = {"half_written": 8, "written": 8, "synced": 2, "locked": 1, "called": 45, "answered": 35}
 
