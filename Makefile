@@ -28,6 +28,7 @@ setup: ## make .venv and all that the tests need; done once
 servers:
 	@02_src/tools/prometheus.sh
 	@02_src/tools/redis.sh
+	@02_src/tools/postgres.sh
 
 demo: $(DEMO) ## ask a small local model 40 real questions: no key, no server
 	@$(BIN)/python 02_src/tools/demo.py

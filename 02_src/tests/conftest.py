@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from fakes import deployments
 from fakes.emulator import Emulator
+from fakes.postgres_server import PostgresServer
 from fakes.redis_server import RedisServer
 from fakes.warm import warm_programs
 
@@ -68,6 +69,14 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for all tests, which leave it running; each has jobs of its own."""
+    server = PostgresServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

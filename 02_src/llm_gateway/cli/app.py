@@ -114,13 +114,22 @@ def top(
     "llm-gateway run reviews.csv -o reviews.parquet -m gpt-4o-mini --prompt-template 'Sort this: {text}'",
     "llm-gateway run prompts.jsonl -o answers.jsonl --retry-failed timeout,unavailable",
     "generate-rows | llm-gateway run - > answers.jsonl",
+    "llm-gateway run prompts.jsonl --job 'postgresql://db.example/llm?job=may' --load-only",
 )
 def run(
     *,
     source: Annotated[str, typer.Argument(metavar="INPUT", help="JSON lines, CSV or Parquet; - is standard input.")],
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Where the results go; - is standard output.")
-    ] = "-",
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the results go; - is standard output, the default. With --job they stay in the database "
+            "where no FILE is given.",
+            show_default=False,
+        ),
+    ] = None,
     config: Config = None,
     model: Annotated[
         str | None,
@@ -187,6 +196,19 @@ def run(
             show_default=False,
         ),
     ] = None,
+    job: Annotated[
+        str | None,
+        typer.Option(
+            "--job",
+            metavar="URL",
+            help="Keep the job in PostgreSQL: postgresql://user@host/database?job=NAME. Others may help with "
+            "llm-gateway worker. A password is better kept in PGPASSWORD or ~/.pgpass.",
+            show_default=False,
+        ),
+    ] = None,
+    load_only: Annotated[
+        bool, typer.Option("--load-only", help="With --job: take the rows in and leave them to workers.")
+    ] = False,
     lane: Annotated[
         LaneName | None,
         typer.Option(
@@ -241,6 +263,8 @@ def run(
             schema=schema,
             budget=budget,
             retry_failed=retry_failed,
+            job=job,
+            load_only=load_only,
             lane=lane.value if lane else None,
             deadline=deadline,
             poll=poll,
@@ -321,6 +345,41 @@ def plan(
 
         options = Options(config=config, model=model, template=template, system=system, schema=schema, budget=budget)
         code = plan_file(source, output, options, sample=sample, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@command(
+    "llm-gateway worker --job 'postgresql://db.example/llm?job=may'",
+    "llm-gateway worker --job 'postgresql://db.example/llm?job=may' --config shared.toml --lease-seconds 120",
+)
+def worker(
+    *,
+    job: Annotated[str, typer.Option("--job", metavar="URL", help="postgresql://user@host/database?job=NAME.")],
+    config: Config = None,
+    lease_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--lease-seconds",
+            min=1,
+            metavar="N",
+            help="After so long a silence others take this worker's rows. Default: 30.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Help with a job in PostgreSQL, on as many hosts as you like.
+
+    llm-gateway run INPUT --job URL loads it. A worker leases rows, answers them with its own configuration, and ends
+    when every row of the job has ended, whoever asked it. Limits that are shared need limits.redis_url in the
+    configuration of all. A worker that dies loses its rows to the others after --lease-seconds of silence; one whose
+    database is away keeps its answers and writes them when it is back.
+
+    SIGTERM and Ctrl-C finish what is under way; a second one does not wait.
+    """
+    with errors_told():
+        from llm_gateway.cli.worker import work_on
+
+        code = work_on(job, config=config, lease_seconds=lease_seconds)
     raise typer.Exit(code)
 
 
@@ -509,7 +568,9 @@ def simulate(
     raise typer.Exit(code)
 
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job's output, or its state FILE.job.")]
+JobFile = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job's output, its state FILE.job, or postgresql://…?job=NAME.")
+]
 
 jobs_app = typer.Typer(
     help="List bulk jobs and see how they stand.",
@@ -526,9 +587,11 @@ app.add_typer(jobs_app, name="jobs")
 def jobs(
     context: typer.Context,
     *,
-    folder: Annotated[Path, typer.Option("--dir", "-d", metavar="DIR", help="The folder to look into.")] = Path(),
+    folder: Annotated[
+        str, typer.Option("--dir", "-d", metavar="DIR", help="The folder, or postgresql://…, to look into.")
+    ] = ".",
 ) -> None:
-    """List the jobs of a folder: how many rows are answered, failed, pending, and how many calls are in doubt."""
+    """List the jobs of a folder or a database: how many rows are answered, failed, pending, and calls in doubt."""
     if context.invoked_subcommand is not None:
         return
     with errors_told():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from llm_gateway.cli.lines import Survey
 from llm_gateway.cli.output import size_of
 from llm_gateway.clock import utc_now
 from llm_gateway.errors import JobChangedError, JobError
+from llm_gateway.jobs.address import JobAddress, is_database
 from llm_gateway.jobs.job import Job
+from llm_gateway.jobs.opening import Place
 
 SUFFIX = ".job"
 START = {"id": 0, "place": 0, "clean": True}
 ALL = "all"
+OUTPUT = "output"  # the fact that tells how far an output is written; for a shared job a host and a file follow
 
 
 def state_of(output: Path) -> Path:
@@ -23,19 +27,27 @@ def state_of(output: Path) -> Path:
     return output.with_name(f"{output.name}{SUFFIX}")
 
 
-def state_named(path: Path) -> Path:
-    """Return the state that a user means who names an output or the state itself. Raises JobError."""
+def place_named(text: str) -> Place:
+    """Return the place of a job that a user names by its output, its state or its address. Raises JobError."""
+    if is_database(text):
+        return JobAddress.of_job(text)
+    path = Path(text)
     state = path if path.suffix == SUFFIX else state_of(path)
     if not state.is_file():
         raise JobError(f"There is no job {state}; `llm-gateway jobs` lists those of a folder.")
     return state
 
 
-async def begin(job: Job, survey: Survey, source: str, output: Path, settings: Mapping[str, Any]) -> None:
+def output_fact(output: Path) -> str:
+    """Return the name of the fact that tells how far a shared job's output is written; there may be several."""
+    return f"{OUTPUT}@{socket.gethostname()}:{output.absolute()}"
+
+
+async def begin(job: Job, survey: Survey, source: str, *, state: str, named: str, settings: Mapping[str, Any]) -> None:
     """Note what a new job is about, or check that a job that goes on is about the same.
 
-    Raises JobError, JobChangedError: one sentence, before anything is sent. `settings` are the options that decide on
-    the answers.
+    Raises JobError, JobChangedError: one sentence, before anything is sent. `state` is where the job lives, `named` how
+    a command names it, `settings` are the options that decide on the answers.
     """
     facts = await job.store.facts()
     if "began" not in facts:
@@ -43,22 +55,20 @@ async def begin(job: Job, survey: Survey, source: str, output: Path, settings: M
             {
                 "began": utc_now().isoformat(timespec="seconds"),
                 "input": {"path": str(absolute(source)), "digest": survey.digest, "rows": survey.rows},
-                "output": START,
                 "settings": dict(settings),
             }
         )
         return
-    check_same(facts, survey, source, output, settings)
+    check_same(facts, survey, source, state=state, named=named, settings=settings)
 
 
 def check_same(
-    facts: Mapping[str, Any], survey: Survey, source: str, output: Path, settings: Mapping[str, Any]
+    facts: Mapping[str, Any], survey: Survey, source: str, *, state: str, named: str, settings: Mapping[str, Any]
 ) -> None:
     """Raise JobError, JobChangedError unless a job that began, of which `facts` are noted, can go on like this."""
-    state = state_of(output)
     if facts.get("cancelled"):
         raise JobError(
-            f"The job {state} was cancelled; `llm-gateway jobs cancel {output} --undo` lets it go on, "
+            f"The job {state} was cancelled; `llm-gateway jobs cancel {named} --undo` lets it go on, "
             "--force begins anew."
         )
     if facts["input"]["digest"] != survey.digest:
@@ -74,7 +84,7 @@ def absolute(path: str) -> Path:
     return Path(path).absolute()
 
 
-def _check_settings(before: Mapping[str, Any], now: Mapping[str, Any], state: Path) -> None:
+def _check_settings(before: Mapping[str, Any], now: Mapping[str, Any], state: str) -> None:
     for name in before.keys() | now.keys():
         was, given = before.get(name), now.get(name)
         if was != given:
@@ -101,13 +111,14 @@ async def take_back(job: Job, wanted: str) -> int:
     if not ledger.failed:
         return 0
     # Both in one transaction: the output loses the lines of these rows, so it is written anew.
-    number, _ = await asyncio.gather(job.store.retry_failed(kinds), job.store.note({"output": START}))
+    outputs = {name: START for name in await job.store.facts() if name.partition("@")[0] == OUTPUT}
+    number, _ = await asyncio.gather(job.store.retry_failed(kinds), job.store.note(outputs))
     return number
 
 
-async def place_in_output(job: Job, output: Path) -> Mapping[str, Any]:
+async def place_in_output(job: Job, output: Path, fact: str) -> Mapping[str, Any]:
     """Return up to which result the output is written, and how many bytes that is. Raises JobError."""
-    noted: Mapping[str, Any] = (await job.store.facts()).get("output", START)
+    noted: Mapping[str, Any] = (await job.store.facts()).get(fact, START)
     size = size_of(output)
     if size < noted["place"]:
         return START  # it was removed or cut: it is written anew

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,25 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_gateway.cli.console import count, dollars, stderr
-from llm_gateway.cli.job_state import SUFFIX, state_named
+from llm_gateway.cli.job_state import SUFFIX, place_named
 from llm_gateway.cli.results import line_of
 from llm_gateway.cli.summary import ledger_facts, print_facts
 from llm_gateway.cli.tally import known_cost
 from llm_gateway.clock import utc_now
-from llm_gateway.errors import GatewayError, JobError, JobStoreBusyError
-from llm_gateway.jobs import batch_book, statements
+from llm_gateway.errors import GatewayError, JobError
+from llm_gateway.jobs.address import JobAddress, is_database
 from llm_gateway.jobs.batch_book import StoredBatch
-from llm_gateway.jobs.commits import LOCK_PATIENCE
 from llm_gateway.jobs.export import all_results, export_table, write_whole
-from llm_gateway.jobs.lock import is_locked
+from llm_gateway.jobs.job import MODEL
+from llm_gateway.jobs.opening import Place
 from llm_gateway.jobs.records import Ledger
-from llm_gateway.jobs.sqlite import reading
 from llm_gateway.jobs.tables import is_table
+from llm_gateway.jobs.views import JobView, viewing
 
 
-def list_jobs(folder: Path) -> None:
-    """Print the jobs whose states lie in a folder, the newest last."""
-    if not folder.is_dir():
-        raise GatewayError(f"There is no folder {folder}.")
-    states = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+def list_jobs(where: str) -> None:
+    """Print the jobs whose states lie in a folder or a database, the newest last."""
+    states, place = _states_in(where)
     table = Table("job", "state", "rows", "answered", "failed", "pending", "in doubt", "cost", box=None)
     unreadable = []
     for state in states:
@@ -44,23 +42,37 @@ def list_jobs(folder: Path) -> None:
     if table.row_count:
         console.print(table)
     else:
-        console.print(f"No jobs in {folder}; `llm-gateway run` makes one beside its output.")
+        console.print(f"No jobs in {place}; `llm-gateway run` makes one beside its output, or where --job says.")
     for sentence in unreadable:
         stderr().print(sentence, style="yellow")
 
 
-def _line(state: Path) -> list[str]:
-    with reading(state) as connection:
-        facts, ledger = statements.facts(connection), statements.ledger(connection)
+def _states_in(where: str) -> tuple[Sequence[Place], str]:
+    """Return the jobs of a folder or a database, and how that is shown."""
+    if is_database(where):
+        from llm_gateway.jobs.postgres import jobs_in
+
+        address = JobAddress.parse(where)
+        return jobs_in(address), address.database
+    folder = Path(where)
+    if not folder.is_dir():
+        raise GatewayError(f"There is no folder {folder}.")
+    return sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime), str(folder)
+
+
+def _line(state: Place) -> list[str]:
+    with viewing(state) as view:
+        facts, ledger, workers = view.facts(), view.ledger(), view.workers()
     failed = sum(ledger.failed.values()) + ledger.malformed
     numbers = (ledger.rows, ledger.done, failed, ledger.pending + ledger.leased, ledger.in_doubt)
     cost = known_cost(ledger.cost_usd, ledger.answered, ledger.unpriced)
-    return [state.name, condition(state, facts, ledger), *(f"{number:,}" for number in numbers), dollars(cost)]
+    name = "" if state is None else state.name or ""
+    return [name, condition(workers, facts, ledger), *(f"{number:,}" for number in numbers), dollars(cost)]
 
 
-def condition(state: Path, facts: dict[str, Any], ledger: Ledger) -> str:
+def condition(workers: Sequence[str], facts: dict[str, Any], ledger: Ledger) -> str:
     """Say in a word or two how a job stands."""
-    if is_locked(state):
+    if workers:
         return "running"
     if facts.get("cancelled"):
         return "cancelled"
@@ -69,28 +81,27 @@ def condition(state: Path, facts: dict[str, Any], ledger: Ledger) -> str:
     return "ended"
 
 
-def show_job(path: Path, *, as_json: bool) -> None:
+def show_job(job: str, *, as_json: bool) -> None:
     """Print how far a job is, and its ledger."""
-    state = state_named(path)
-    with reading(state) as connection:
-        facts, ledger = statements.facts(connection), statements.ledger(connection)
-        batches = batch_book.batches(connection)
-    stands = condition(state, facts, ledger)
+    with viewing(place_named(job)) as view:
+        facts, ledger, workers, batches = view.facts(), view.ledger(), view.workers(), view.batches()
+    stands = condition(workers, facts, ledger)
     console = Console(markup=False, highlight=False)
     if as_json:
-        console.print(
-            json.dumps(
-                _plain(state, stands, facts, ledger) | {"batches": [asdict(each) for each in batches]}, indent=2
-            ),
-            soft_wrap=True,
-        )
+        plain = _plain(view.name, stands, facts, ledger)
+        plain |= {"workers": workers, "batches": [asdict(each) for each in batches]}
+        console.print(json.dumps(plain, indent=2), soft_wrap=True)
         return
-    told = [("job", str(state)), ("state", stands)]
-    if facts:
+    told = [("job", view.name), ("state", stands)]
+    if workers and is_database(job):
+        told.append(("workers", f"{len(workers)}: {', '.join(workers)}"))
+    if "began" in facts:  # not by a program
         rows = facts["input"]["rows"]
         told += [("began", facts["began"]), ("input", f"{facts['input']['path']}, {count(rows, 'row')}")]
         told += [(f"--{name}", _short(value)) for name, value in facts["settings"].items()]
-        told += [("model", f"{name.partition(':')[2]}: {value}") for name, value in facts.items() if ":" in name]
+    told += [
+        ("model", f"{name.removeprefix(MODEL)}: {value}") for name, value in facts.items() if name.startswith(MODEL)
+    ]
     print_facts(console, [*told, *ledger_facts(ledger), *(("batch", _of_batch(each)) for each in batches)])
 
 
@@ -105,11 +116,11 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _plain(state: Path, stands: str, facts: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
+def _plain(state: str, stands: str, facts: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
     names = ("rows", "done", "malformed", "pending", "leased", "calls", "answered", "refused", "unsent", "in_doubt")
     more = ("input_tokens", "output_tokens", "cost_usd", "unpriced", "adds_up")
     return {
-        "job": str(state),
+        "job": state,
         "state": stands,
         "facts": facts,
         "failed": dict(ledger.failed),
@@ -117,60 +128,53 @@ def _plain(state: Path, stands: str, facts: dict[str, Any], ledger: Ledger) -> d
     }
 
 
-def cancel_job(path: Path, *, undo: bool) -> None:
-    """Mark a job as cancelled, or take that back. A process that works on it stops within a second or two."""
-    state = state_named(path)
-    with reading(state):
-        pass  # it is a job
-    running = is_locked(state)
-    connection = sqlite3.connect(state, timeout=LOCK_PATIENCE)
-    try:
-        with connection:
-            statements.note(connection, {"cancelled": None if undo else utc_now().isoformat(timespec="seconds")})
-    except sqlite3.OperationalError as error:
-        raise JobStoreBusyError(f"The job's state {state} cannot be written for the moment ({error}).") from None
-    finally:
-        connection.close()
+def cancel_job(job: str, *, undo: bool) -> None:
+    """Mark a job as cancelled, or take that back. Processes that work on it stop within a second or two."""
+    with viewing(place_named(job)) as view:
+        running = bool(view.workers())
+        view.note({"cancelled": None if undo else utc_now().isoformat(timespec="seconds")})
     if undo:
-        told = f"The job {state} can go on."
+        told = f"The job {view.name} can go on."
     elif running:
-        told = f"The job {state} is cancelled; what is under way still gets its answer."
+        told = f"The job {view.name} is cancelled; what is under way still gets its answer."
     else:
-        told = f"The job {state} is cancelled."
+        told = f"The job {view.name} is cancelled."
     stderr().print(told)
 
 
-def export_job(path: Path, output: Path, *, force: bool) -> None:
+def export_job(job: str, output: Path, *, force: bool) -> None:
     """Write what is known of a job, also while it runs: JSON lines, or a CSV or Parquet file."""
-    state = state_named(path)
+    place = place_named(job)
     if output.exists() and not force:
         raise GatewayError(f"The output {output} exists; give another file, or --force to write over it.")
     if not output.parent.is_dir():
         raise GatewayError(f"The output {output} cannot be written: there is no folder {output.parent}; make it first.")
-    with reading(state) as connection:
-        if is_table(output.name):
-            number = _export_table(connection, state, output)
-        else:
-            number = _export_lines(connection, output)
+    with viewing(place) as view:
+        number = _export_table(view, output) if is_table(output.name) else _export_lines(view, output)
     stderr().print(f"{count(number, 'row')} in {output}.")
 
 
-def _export_table(connection: sqlite3.Connection, state: Path, output: Path) -> int:
-    facts = statements.facts(connection)
+def _export_table(view: JobView, output: Path) -> int:
+    facts = view.facts()
     if not facts:
-        raise JobError(f"The job {state} has not begun.")
+        raise JobError(f"The job {view.name} has not begun.")
+    if "input" not in facts:  # a program's
+        return export_table(view, output, source=None, schema=None)
     given = Path(facts["input"]["path"])
     source = given if is_table(given.name) else None
-    return export_table(connection, output, source=source, schema=facts["settings"].get("schema"))
+    if source is not None and not source.exists():
+        stderr().print(f"The input {source} is not here: its columns are left out.", style="yellow")
+        source = None
+    return export_table(view, output, source=source, schema=facts["settings"].get("schema"))
 
 
-def _export_lines(connection: sqlite3.Connection, output: Path) -> int:
+def _export_lines(view: JobView, output: Path) -> int:
     number = 0
 
     def write(place: Path) -> None:
         nonlocal number
         with place.open("wb") as file:
-            for number, result in enumerate(all_results(connection), start=1):  # noqa: B007 - counted for the caller
+            for number, result in enumerate(all_results(view), start=1):  # noqa: B007 - counted for the caller
                 file.write(line_of(result))
 
     write_whole(output, write)

@@ -24,11 +24,10 @@ from llm_gateway.cli.settings import Loaded, load
 from llm_gateway.cli.voice import MOST_COMPLAINTS, Voice
 from llm_gateway.errors import ConfigurationError, UnknownModelError
 from llm_gateway.gateway import LLMGateway
-from llm_gateway.jobs import statements
 from llm_gateway.jobs.export import all_results
 from llm_gateway.jobs.job import Job
 from llm_gateway.jobs.runner import Hooks
-from llm_gateway.jobs.sqlite import reading
+from llm_gateway.jobs.views import viewing
 from llm_gateway.planning.census import Census, Past
 from llm_gateway.planning.estimate import estimate
 from llm_gateway.planning.plan import Basis, Plan
@@ -127,16 +126,17 @@ class Planning:
     async def _count(self, census: Census, survey: Survey | None) -> Before:
         """Read the input through; rows that the job's state has a result of count as ended."""
         before = Before()
+        state, named = str(self._state), str(self._path)
         with ExitStack() as stack:
             past: Iterator[tuple[int, Past]] = iter(())
             if self._state is not None and survey is not None and size_of(self._state):
-                connection = stack.enter_context(reading(self._state))
-                facts = statements.facts(connection)
+                view = stack.enter_context(viewing(self._state))
+                facts = view.facts()
                 if "began" in facts:
-                    check_same(facts, survey, self._opened.rows.name, self._path, self._settings)
-                ledger = statements.ledger(connection)
+                    check_same(facts, survey, self._opened.rows.name, state=state, named=named, settings=self._settings)
+                ledger = view.ledger()
                 before = Before(ledger.pending + ledger.leased, ledger.cost_usd)
-                past = ((each.number, Past(answer_of(each))) for each in all_results(connection, by_number=True))
+                past = ((each.number, Past(answer_of(each))) for each in all_results(view, by_number=True))
             await self._read(census, past)
         return before
 
@@ -185,7 +185,8 @@ class Planning:
         )
         async with gateway, job:
             if survey is not None and self._state is not None:
-                await begin(job, survey, self._opened.rows.name, self._path, self._settings)
+                state, named = str(self._state), str(self._path)
+                await begin(job, survey, self._opened.rows.name, state=state, named=named, settings=self._settings)
             sampled = await ask_sample(gateway, job, census, chosen, kept=self._state is not None)
         self._tell(sampled.failures)
         return sampled

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -67,7 +66,7 @@ class Run:
         self._stopped = asyncio.Event()
         self._shutdown: asyncio.Task[None] | None = None
 
-    async def to_the_end(self, before: Ledger, *, after: int, state: Path | None) -> int:
+    async def to_the_end(self, before: Ledger, *, after: int, state: str | None) -> int:
         """Write the results above `after`, say what it came to, and return the exit code.
 
         An error of the reading is raised once all that was under way has ended.
@@ -104,7 +103,11 @@ class Run:
         if total is not None and (unsent := total - self._tally.done - without - ledger.leased) > 0:
             facts.append(f"{count(unsent, 'row')} of the input were not sent")
         if ledger.leased:
-            facts.append(f"{count(ledger.leased, 'row')} wait in batches at the provider, which go on there")
+            leased = count(ledger.leased, "row")
+            others = f"{leased} are being asked by other workers"
+            facts.append(
+                others if self._job.store.shared else f"{leased} wait in batches at the provider, which go on there"
+            )
         if without:
             facts.append(f"{count(without, 'row')} under way have no result")
         rest = f" {'; '.join(facts)}." if facts else ""
@@ -116,8 +119,7 @@ class Run:
 
     async def _work(self, before: Ledger, after: int) -> None:
         try:
-            async for results in self._job.results(self._new_rows(before), after):
-                await self._take(results)
+            await self._answer(before, after)
         except ConfigurationError as error:
             self._halt(Stop(str(error), USAGE, 0.0))
         except BudgetExceededError as error:
@@ -125,10 +127,15 @@ class Run:
         if not self._unwritten:
             await self._guarded(self._writer.end())
 
+    async def _answer(self, before: Ledger, after: int) -> None:
+        """Have the rows answered and their results written."""
+        async for results in self._job.results(self._new_rows(before), after):
+            await self._take(results)
+
     async def _new_rows(self, before: Ledger) -> AsyncIterator[NewRow]:
         """Yield the rows that the job has not taken in."""
-        number, after = before.rows, await self._job.store.last_number()
-        if (await self._job.store.facts()).get("sampled"):
+        number, after = before.rows, await self._job.last_number()
+        if (await self._job.facts()).get("sampled"):
             number, after = 0, 0  # a plan has asked rows from anywhere; those that are there are known
         async for line, text in self._rows.rows(after):
             row = self._reader.read(line, text)
@@ -136,7 +143,8 @@ class Run:
                 number += 1
                 yield stored(row)
         self._tally.total = number
-        await self._job.store.note({"read": True})
+        if not self._job.store.shared:  # there the last rows have to be in first
+            await self._job.note({"read": True})
 
     async def _take(self, results: Sequence[StoredResult]) -> None:
         """Write results, and count those that are new."""
@@ -213,3 +221,26 @@ class Run:
         elif self._shutdown is not None:
             self._shutdown.cancel()
             self._job.abandon()
+
+
+class Loading(Run):
+    """A pass that takes rows in and leaves them to workers."""
+
+    async def _answer(self, before: Ledger, after: int) -> None:  # noqa: ARG002 - nothing is answered
+        await self._job.take_in(self._new_rows(before))
+
+    def _verdict(self, ledger: Ledger, *, resumable: bool) -> int:
+        return OK if self._stop is None else super()._verdict(ledger, resumable=resumable)
+
+
+class Helping(Run):
+    """A pass of a worker: another process feeds the job, and the results stay where they are."""
+
+    async def _answer(self, before: Ledger, after: int) -> None:  # noqa: ARG002 - all of the job
+        await self._job.work()
+
+    def _verdict(self, ledger: Ledger, *, resumable: bool) -> int:
+        """Return OK also where rows have failed: a worker that is started again could not mend that."""
+        own = f"{count(self._tally.done, 'row')} by this worker"
+        self._console.print(f"{own}, {count(self._tally.errors, 'error')}.")
+        return OK if self._stop is None else super()._verdict(ledger, resumable=resumable)

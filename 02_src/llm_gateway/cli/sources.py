@@ -63,6 +63,26 @@ class TableInput:
         """Nothing stays open."""
 
 
+class NoInput:
+    """The source of a worker, whose rows come out of a database."""
+
+    name = "the job"
+    is_kept = True
+    status = os.stat_result((0,) * 10)
+
+    def survey(self) -> None:
+        """Return None: nothing is known of it."""
+
+    async def rows(self, after: int = 0) -> AsyncIterator[tuple[int, Any]]:  # noqa: ARG002 - there are none
+        """Yield nothing."""
+        rows: tuple[tuple[int, Any], ...] = ()
+        for row in rows:
+            yield row
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def open_source(path: str, template: PromptTemplate | None) -> Source:
     """Open an input. Raises GatewayError for what cannot be read, ConfigurationError where a template is missing."""
     if not is_table(path):

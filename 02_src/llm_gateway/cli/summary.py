@@ -22,7 +22,7 @@ def print_summary(
     seconds: float,
     output: str,
     journal: Path | None,
-    state: Path | None,
+    state: Path | str | None,
 ) -> None:
     """Print what became of the rows, what it took, and where to look. `new` rows ended in these `seconds`."""
     facts = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from llm_gateway.jobs.records import Ledger, StoredResult
+from llm_gateway.jobs.records import Ledger, StoredResult, Verdict
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +52,17 @@ class Tally:
         self.output_tokens += result.output_tokens
         self.cost += result.cost_usd
         self.unpriced += result.unpriced
+
+    def add(self, verdict: Verdict) -> None:
+        """Count a row that this process has ended."""
+        if verdict.answer is not None:
+            self.answered += 1
+        else:
+            self.errors += 1
+        self.input_tokens += verdict.calls.input_tokens
+        self.output_tokens += verdict.calls.output_tokens
+        self.cost += verdict.calls.cost_usd
+        self.unpriced += verdict.calls.unpriced
 
 
 def known_cost(cost: float, answered: int, unpriced: int) -> float | None:

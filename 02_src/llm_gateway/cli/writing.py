@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from llm_gateway.cli.output import KeptOutput, Output
 from llm_gateway.cli.results import line_of
 from llm_gateway.jobs.export import export_table
+from llm_gateway.jobs.opening import Place
 from llm_gateway.jobs.records import StoredResult
-from llm_gateway.jobs.sqlite import reading
-from llm_gateway.jobs.store import JobStore
+from llm_gateway.jobs.views import viewing
 
 SYNC_PERIOD = 1.0  # seconds between two notes of how far the output is written
 FULL_PAUSE = 2.0  # seconds before an output is tried again whose disk is full
@@ -35,6 +35,29 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Close it."""
+
+
+class Notes(Protocol):
+    """Where a writer notes how far it is: a job, or its store."""
+
+    async def note(self, facts: Mapping[str, Any], /) -> None:
+        """Note JSON values, each in the place of an earlier one of its name."""
+
+
+class NoWriter:
+    """Leaves the results of a job in a database where they are."""
+
+    may_show = False
+    name = "none: `llm-gateway jobs export` writes one"
+
+    async def write(self, results: Sequence[StoredResult], /) -> None:
+        """Leave them."""
+
+    async def end(self) -> None:
+        """Nothing is left to do."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class StreamWriter:
@@ -65,9 +88,12 @@ class KeptWriter:
 
     may_show = False
 
-    def __init__(self, output: KeptOutput, store: JobStore, *, complain: Callable[[str], None]) -> None:
+    def __init__(
+        self, output: KeptOutput, notes: Notes, *, fact: str = "output", complain: Callable[[str], None]
+    ) -> None:
         self._output = output
-        self._store = store
+        self._fact = fact  # under which the job notes how far the output is written
+        self._notes = notes
         self._complain = complain
         self.name = output.name
         self._last: int | None = None  # id of the last result that is written; None: none in this run
@@ -79,7 +105,7 @@ class KeptWriter:
         complaint: str | None = f"The output {self.name} cannot grow: its disk is full. Waiting for room."
         if self._last is None:
             before = {"id": results[0].id - 1, "place": self._output.place, "clean": False}
-            await self._store.note({"output": before})
+            await self._notes.note({self._fact: before})
         while True:
             try:
                 await self._output.write(lines)
@@ -106,7 +132,7 @@ class KeptWriter:
 
     async def _note(self, *, clean: bool) -> None:
         await self._output.sync()
-        await self._store.note({"output": {"id": self._last, "place": self._output.place, "clean": clean}})
+        await self._notes.note({self._fact: {"id": self._last, "place": self._output.place, "clean": clean}})
         self._noted_at = time.monotonic()
 
 
@@ -115,7 +141,7 @@ class TableWriter:
 
     may_show = False
 
-    def __init__(self, path: Path, state: Path, *, source: Path | None, schema: Mapping[str, Any] | None) -> None:
+    def __init__(self, path: Path, state: Place, *, source: Path | None, schema: Mapping[str, Any] | None) -> None:
         self.name = str(path)
         self._path = path
         self._state = state
@@ -133,5 +159,5 @@ class TableWriter:
         """Nothing stays open."""
 
     def _export(self) -> None:
-        with reading(self._state) as connection:
-            export_table(connection, self._path, source=self._source, schema=self._schema)
+        with viewing(self._state) as view:
+            export_table(view, self._path, source=self._source, schema=self._schema)

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from llm_gateway.clock import utc_now
 from llm_gateway.jobs import statements
-from llm_gateway.jobs.commits import Commits
+from llm_gateway.jobs.commits import SqliteCommits
 from llm_gateway.jobs.records import Calls, Lease, RowState, Verdict
 
 INTENDED = "intended"  # the state of a batch of which nobody knows yet whether it was made
@@ -89,7 +89,7 @@ def batches(connection: sqlite3.Connection, *, only_open: bool = False) -> list[
 class BatchBook:
     """Reads and writes them. What a method returns is on disk; each raises as JobStore's do."""
 
-    def __init__(self, commits: Commits) -> None:
+    def __init__(self, commits: SqliteCommits) -> None:
         self._commits = commits
 
     async def open_batches(self, model: str) -> list[StoredBatch]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 from llm_gateway.errors import JobError
 from llm_gateway.jobs.encoding import from_json, to_json
 from llm_gateway.jobs.records import StoredResult
-from llm_gateway.jobs.statements import last_number, results, results_by_number
 from llm_gateway.jobs.tables import DELIMITERS, PARQUET, Table, polars
+from llm_gateway.jobs.views import JobView
 
 AT_ONCE = 512
 TYPES: Mapping[str, str] = {
@@ -86,28 +85,26 @@ class Columns:
         }
 
 
-def all_results(connection: sqlite3.Connection, *, by_number: bool = False) -> Iterator[StoredResult]:
+def all_results(view: JobView, *, by_number: bool = False) -> Iterator[StoredResult]:
     """Yield every result, in the order of recording or of the input."""
-    read = results_by_number if by_number else results
+    read = view.results_by_number if by_number else view.results
     after = 0
-    while found := read(connection, after, AT_ONCE):
+    while found := read(after, AT_ONCE):
         yield from found
         after = found[-1].number if by_number else found[-1].id
 
 
-def export_table(
-    connection: sqlite3.Connection, target: Path, *, source: Path | None, schema: Mapping[str, Any] | None
-) -> int:
+def export_table(view: JobView, target: Path, *, source: Path | None, schema: Mapping[str, Any] | None) -> int:
     """Write a CSV or Parquet file and return how many rows it has; `source` is the input if that is a table.
 
     Blocks. Raises GatewayError for a file that cannot be written, or a source that cannot be read.
     """
     table = Table(source) if source is not None else None
     columns = Columns(table.columns if table else OWN, schema)
-    found = _Results(connection)
+    found = _Results(view)
     parquet = target.suffix.lower() == PARQUET
     if table is None:
-        numbers = range(1, last_number(connection) + 1)
+        numbers = range(1, view.last_number() + 1)
         rows = (
             {"line": row.number, "request_id": row.key} | columns.values(row) for row in map(found.of, numbers) if row
         )
@@ -149,8 +146,8 @@ def write_whole(target: Path, write: Callable[[Path], None]) -> None:
 class _Results:
     """Looks results up by number, each higher than the one before."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._all = all_results(connection, by_number=True)
+    def __init__(self, view: JobView) -> None:
+        self._all = all_results(view, by_number=True)
         self._next = next(self._all, None)
 
     def of(self, number: int) -> StoredResult | None:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -22,10 +22,10 @@ from llm_gateway.jobs.batch_runner import BatchPlan, BatchRunner
 from llm_gateway.jobs.batches import Batches
 from llm_gateway.jobs.encoding import from_json, request_json
 from llm_gateway.jobs.laning import Laning
-from llm_gateway.jobs.lock import JobLock
+from llm_gateway.jobs.opening import Place, open_store, place_of, shown_place
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult
-from llm_gateway.jobs.runner import Hooks, Runner, window_of
-from llm_gateway.jobs.sqlite import SqliteJobStore, remove_state
+from llm_gateway.jobs.runner import LOOK_PERIOD, Hooks, Runner, window_of
+from llm_gateway.jobs.sqlite import SqliteJobStore
 from llm_gateway.jobs.store import JobStore
 from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
 from llm_gateway.price_lanes import LaneChoice
@@ -77,11 +77,14 @@ class JobOutcome:
 class Job:
     """A list of requests that is answered once, however often the process dies in between.
 
-    `path` is the job's state: a file that is made at the first run, and from which a later one goes on. Every call is
-    recorded in it before it is made, every answer before it is handed out. None keeps no state.
+    `path` is the job's state: a file that is made at the first run, and from which a later one goes on, or the address
+    of a job in a database, as `postgresql://host/database?job=name`, on which many may work. Every call is recorded
+    there before it is made, every answer before it is handed out. None keeps no state.
 
     `schema` is a JSON schema: an answer that does not fit it is asked for again, `retry.max_attempts` times in all.
     `priority` goes before what the requests say. `fresh` forgets what `path` holds.
+    `helps`: another process feeds this job of a database; `work` is for that. `lease_seconds`: how long a process may
+    be silent before others take over its rows of a shared job (default 30).
 
     `lane` is the price lane of requests that name none: "standard", "flex", "batch", or "auto", the cheapest one that
     the model has; None: as configured for the model. In the batch lane rows go to the provider in batches, which are
@@ -92,7 +95,7 @@ class Job:
     def __init__(
         self,
         gateway: JobGateway,
-        path: Path | str | None,
+        path: Place | str,
         *,
         watch: CallWatch,
         schema: Mapping[str, Any] | AnswerSchema | None = None,
@@ -100,6 +103,8 @@ class Job:
         clock: Clock | None = None,
         hooks: Hooks | None = None,
         fresh: bool = False,
+        helps: bool = False,
+        lease_seconds: float | None = None,
         on_bug: Callable[[Lease, str], None] | None = None,
         lane: LaneChoice | None = None,
         deadline: float | None = None,
@@ -107,9 +112,11 @@ class Job:
     ) -> None:
         """Take the gateway and its watch: an observer of the gateway, by which the job hears of every call."""
         self._gateway = gateway
-        self._path = None if path is None else Path(path)
+        self._place = place_of(path)
         self._watch = watch
         self._fresh = fresh
+        self._helps = helps
+        self._lease_seconds = lease_seconds
         self._schema = AnswerSchema(dict(schema)) if isinstance(schema, Mapping) else schema
         self._priority = priority
         self._clock = clock or LoopClock()
@@ -118,7 +125,7 @@ class Job:
         self._lane = lane
         self._deadline = deadline
         self._poll = poll
-        self._lock: JobLock | None = None
+        self._release: Callable[[], None] = lambda: None
         self._store: JobStore | None = None
         self._runner: Runner | None = None
         self._work: asyncio.Task[None] | None = None
@@ -128,14 +135,10 @@ class Job:
 
     async def __aenter__(self) -> Self:
         """Open the state, or begin one. Raises JobError if another process works on this job."""
-        if self._path is None:
-            self._store = SqliteJobStore.temporary()
-            return self
-        self._lock = JobLock(self._path)
+        self._store, self._release = await open_store(
+            self._place, fresh=self._fresh, helps=self._helps, lease_seconds=self._lease_seconds
+        )
         try:
-            if self._fresh:
-                remove_state(self._path)
-            self._store = SqliteJobStore.open(self._path)
             await self._store.reclaim()
             await self._check_models(await self._store.facts())
         except BaseException:
@@ -165,8 +168,7 @@ class Job:
             if store is not None:
                 await store.close()
         finally:
-            if self._lock is not None:
-                self._lock.release()
+            self._release()
 
     def stop(self) -> None:
         """Read and ask nothing more; what is under way is still recorded."""
@@ -194,9 +196,7 @@ class Job:
     async def results(self, rows: AsyncIterable[NewRow], after: int = 0) -> AsyncIterator[list[StoredResult]]:
         """Answer rows, and yield results in the order of their recording, some at a time, those above `after`."""
         store = self.store
-        runner = self._runner = await self._new_runner()
-        work = self._work = asyncio.create_task(runner.run(self._noted(rows)))
-        work.add_done_callback(lambda _: self._new_results.set())
+        runner, work = await self._begun(rows)
         while True:
             self._new_results.clear()
             is_over = work.done()
@@ -210,7 +210,23 @@ class Job:
             elif is_over:
                 break
             else:
-                await self._new_results.wait()
+                await self._until_new_results()
+        await work
+        if runner.halted is not None:
+            raise runner.halted
+
+    async def load(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> None:
+        """Take all requests in and ask none; workers do that, or a later run."""
+        await self.take_in(self._rows(requests))
+
+    async def take_in(self, rows: AsyncIterable[NewRow]) -> None:
+        """Do the same with rows."""
+        _, work = await self._begun(rows, asks=False)
+        await work
+
+    async def work(self) -> None:
+        """Answer rows that another process feeds, until all of the job have ended or it is stopped."""
+        runner, work = await self._begun(_nothing())
         await work
         if runner.halted is not None:
             raise runner.halted
@@ -234,20 +250,52 @@ class Job:
 
     async def ledger(self) -> Ledger:
         """Return all rows and calls, added up in the state."""
-        return await self.store.ledger()
+        return await self._patiently(self.store.ledger)
+
+    async def facts(self) -> dict[str, Any]:
+        """Return what was noted of the job as a whole."""
+        return await self._patiently(self.store.facts)
+
+    async def last_number(self) -> int:
+        """Return the highest number of a row that was taken in, 0 where there is none."""
+        return await self._patiently(self.store.last_number)
+
+    async def note(self, facts: Mapping[str, Any], /) -> None:
+        """Note JSON values in the state, each in the place of an earlier one of its name."""
+        await self._patiently(lambda: self.store.note(facts))
 
     async def retry_failed(self, kinds: Collection[str] | None = None) -> int:
         """Take back the failures of some kinds, or of all, for the next `run`; return how many."""
         return await self.store.retry_failed(kinds)
 
+    async def _patiently(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Do it; while the store is busy, a job that has been begun waits for it."""
+        return await (action() if self._runner is None else self._runner.persisted(action))
+
     # --- parts ------------------------------------------------------------------------------------------------
 
-    async def _new_runner(self) -> Runner:
+    async def _begun(self, rows: AsyncIterable[NewRow], *, asks: bool = True) -> tuple[Runner, asyncio.Task[None]]:
+        """Begin to answer rows."""
+        runner = self._runner = await self._new_runner(asks=asks)
+        work = self._work = asyncio.create_task(runner.run(self._noted(rows)))
+        work.add_done_callback(lambda _: self._new_results.set())
+        return runner, work
+
+    async def _until_new_results(self) -> None:
+        """Return when there may be new results; of those that others record nobody is told."""
+        if not self.store.shared:
+            await self._new_results.wait()
+            return
+        with suppress(TimeoutError):
+            async with self._clock.timeout(LOOK_PERIOD):
+                await self._new_results.wait()
+
+    async def _new_runner(self, *, asks: bool) -> Runner:
         if self._work is not None and not self._work.done():
             raise JobError("The job is being run; one run at a time.")
         config = self._gateway.config
         store = self.store
-        book = store.batches if isinstance(store, SqliteJobStore) and self._path is not None else None
+        book = store.batches if isinstance(store, SqliteJobStore) and self._place is not None else None
         laning = Laning(
             config=config,
             lane=self._lane,
@@ -271,10 +319,13 @@ class Job:
             return window_of(config.model(model).max_concurrency, config.batching.max_queue_size)
 
         hooks = replace(self._hooks, recorded=self._new_results.set)
+        feeds = not self._helps
         if book is None:
-            return Runner(store, asker, window=window, clock=self._clock, hooks=hooks)
+            return Runner(store, asker, window=window, clock=self._clock, hooks=hooks, feeds=feeds, asks=asks)
         plan = await self._plan(book, laning, asker)
-        return BatchRunner(store, asker, plan=plan, window=window, clock=self._clock, hooks=hooks)
+        return BatchRunner(
+            store, asker, plan=plan, window=window, clock=self._clock, hooks=hooks, feeds=feeds, asks=asks
+        )
 
     async def _plan(self, book: BatchBook, laning: Laning, asker: Asker) -> BatchPlan:
         watched = {each.model for each in await book.all_batches() if each.is_open}
@@ -289,7 +340,7 @@ class Job:
                 model=model,
                 line=line,
                 book=book,
-                persisted=self._persisted,
+                persisted=self._patiently,
                 judge=asker.judged,
                 most_turns=self._gateway.config.retry.max_attempts,
                 recorded=self._new_results.set,
@@ -304,10 +355,6 @@ class Job:
             poll=self._poll,
             late_after=patience - min(patience / STANDARD_SHARE, LONGEST_STANDARD),
         )
-
-    async def _persisted(self, action: Callable[[], Awaitable[T]]) -> T:
-        assert self._runner is not None  # noqa: S101 - it is the runner that calls
-        return await self._runner.persisted(action)
 
     async def _rows(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> AsyncIterator[NewRow]:
         number = 0
@@ -337,7 +384,7 @@ class Job:
         async for row in rows:
             if row.model and row.model not in seen:
                 seen.add(row.model)
-                await self.store.note({f"{MODEL}{row.model}": self._model(row.model)})
+                await self.note({f"{MODEL}{row.model}": self._model(row.model)})
             yield row
 
     async def _check_models(self, facts: Mapping[str, Any]) -> None:
@@ -349,7 +396,7 @@ class Job:
             now = self._model(model)
             if now != before:
                 raise JobChangedError(
-                    f"Model '{model}' was {before} when the job {self._path} began, and is {now} now; "
+                    f"Model '{model}' was {before} when the job {shown_place(self._place)} began, and is {now} now; "
                     "configure it as it was, or begin another job."
                 )
 
@@ -380,6 +427,13 @@ def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
         request=text,
         asked=request if is_whole else None,
     )
+
+
+async def _nothing() -> AsyncIterator[NewRow]:
+    """Yield no row."""
+    rows: tuple[NewRow, ...] = ()
+    for row in rows:
+        yield row
 
 
 def _outcome(result: StoredResult) -> JobOutcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ FEWEST_ROWS = 16
 KEPT = 2 * AHEAD  # requests that are kept at hand until their rows are leased
 KEPT_BYTES = 4096  # a longer one, with an image say, waits in the store alone
 STORE_PAUSE = 2.0  # seconds between attempts to write what the disk has no room for
+LOOK_PERIOD = 1.0  # seconds between two looks at what others do to a shared job
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Hooks:
     paused: Callable[[JobStoreBusyError], None] = lambda _error: None  # the store cannot be written; it will go on
     resumed: Callable[[], None] = lambda: None
     recorded: Callable[[], None] = lambda: None  # there may be new results
+    ended: Callable[[Verdict], None] = lambda _verdict: None  # a row of this process has a result
     refused: Callable[[NewRow], None] = lambda _row: None  # a row cannot be asked
     told: Callable[[str], None] = lambda _sentence: None  # what its user should know
     step: Callable[[str], None] = lambda _name: None  # before and after each step of a provider's batch
@@ -61,20 +64,40 @@ class Runner:
 
     At most a window of rows of each model is under way: memory does not grow with the job. While the store cannot be
     written, nothing is leased, and what was answered is held until it can.
+
+    On a shared store it goes on until the rows of all processes have ended, and takes over those of one that is gone.
     """
 
     def __init__(
-        self, store: JobStore, asker: Asker, *, window: Callable[[str], int], clock: Clock, hooks: Hooks
+        self,
+        store: JobStore,
+        asker: Asker,
+        *,
+        window: Callable[[str], int],
+        clock: Clock,
+        hooks: Hooks,
+        feeds: bool = True,
+        asks: bool = True,
     ) -> None:
-        """Take what works together; `window` says how many rows of a model may be under way."""
+        """Take what works together; `window` says how many rows of a model may be under way.
+
+        `feeds`: the rows that `run` gets are the whole job; without it another process feeds a shared store. Without
+        `asks` rows are only taken in.
+        """
         self._store = store
         self._asker = asker
         self._window = window
         self._clock = clock
         self._hooks = hooks
+        self._feeds = feeds
+        self._asks = asks
+        self._all_over = asyncio.Event()  # every row of the store has ended, those of other processes too
+        if not store.shared or not asks:
+            self._all_over.set()  # nobody else's rows are waited for
         self._lanes: dict[str, Lane] = {}
         self._rows: set[asyncio.Task[Verdict]] = set()
         self._asking: set[asyncio.Task[Any]] = set()  # those of the rows that have no verdict yet
+        self._has_news = asyncio.Event()  # it may be worth a look whether all is over
         self._reading = True
         self._stopping = False
         self._abandoned = False
@@ -110,11 +133,12 @@ class Runner:
     async def run(self, rows: AsyncIterable[NewRow]) -> None:
         """Return when every row has ended, or after `stop` those under way; an error of the reading is raised then."""
         ledger = await self.persisted(self._store.ledger)
-        self._answered = ledger.done > 0
+        self._answered = ledger.done > 0 and not self._store.shared
         for model, number in (await self.persisted(self._store.pending)).items():
             self._lane(model).pending += number
         reader = asyncio.create_task(self._read(rows))
         stopped = asyncio.create_task(self._stopped.wait())
+        looking = asyncio.create_task(self._look_around())
         try:
             await asyncio.wait((reader, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not reader.done():  # it may wait for a line that never comes
@@ -122,14 +146,18 @@ class Runner:
             await asyncio.wait((reader,))
             if reader.cancelled() or reader.exception() is not None:
                 self.stop()
+            elif self._feeds and self._store.shared:
+                await self.persisted(lambda: self._store.note({"read": True}))
             self._reading = False
+            self._has_news.set()
             self._wake()
             await self._all_ended()
         finally:
-            stopped.cancel()
+            for helper in (stopped, looking):
+                helper.cancel()
             self.stop()
             reader.cancel()
-            await asyncio.wait((reader,))
+            await asyncio.wait((reader, looking))
             await self._all_ended()
         error = self._broken if reader.cancelled() else reader.exception() or self._broken
         # Who gives up while the disk is full knows why.
@@ -165,6 +193,9 @@ class Runner:
             await self._take_in(chunk)
 
     async def _until_there_is_room(self) -> None:
+        # Others may work on a shared job, also when this process has ended: it is taken in as fast as it can be read.
+        if self._store.shared or not self._asks:
+            return
         while self._ahead() >= AHEAD and not self._stopping:
             self._room.clear()
             await self._room.wait()
@@ -192,7 +223,7 @@ class Runner:
             self._hooks.refused(row)
             self._hooks.recorded()
             return
-        if row.asked is not None and len(row.request) <= KEPT_BYTES:
+        if self._asks and row.asked is not None and len(row.request) <= KEPT_BYTES:
             if len(self._kept) >= KEPT:  # they went to other workers, or wait for the next run
                 self._kept.clear()
             self._kept[row.number] = row.asked
@@ -206,7 +237,8 @@ class Runner:
         lane = self._lanes.get(model)
         if lane is None:
             lane = self._lanes[model] = Lane(self._window(model))
-            lane.task = asyncio.create_task(self._dispatch(model, lane))
+            if self._asks:
+                lane.task = asyncio.create_task(self._dispatch(model, lane))
         return lane
 
     async def _dispatch(self, model: str, lane: Lane) -> None:
@@ -221,11 +253,34 @@ class Runner:
                     if not self._stopping:
                         await lane.changed.wait()
                     continue
+                believed = lane.pending
                 leases = await self.persisted(lambda limit=limit: self._store.lease(model, limit))  # type: ignore[misc]  # a default is no parameter
-                lane.pending -= len(leases) or limit  # another worker may have been faster
+                # Fewer: other workers were faster. Below zero: one of them, and a look around at the same time.
+                lane.pending = max(0, lane.pending - (limit if len(leases) == limit else believed))
                 self._room.set()
                 for lease in leases:
                     self._start(lane, lease)
+        except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
+            self._broken = self._broken or error
+            self.stop()
+
+    async def _look_around(self) -> None:
+        """Take over what others left behind, learn of what they brought and did, and note when all is over."""
+        try:
+            while self._store.shared and self._asks and not self._stopping:
+                self._has_news.clear()
+                await self.persisted(self._store.reclaim)
+                found = await self.persisted(self._store.pending)
+                for model in found:
+                    self._lane(model)
+                for model, lane in self._lanes.items():
+                    lane.pending = found.get(model, 0)
+                if not self._reading and await self.persisted(self._store.is_over):
+                    self._all_over.set()
+                self._wake()
+                with suppress(TimeoutError):
+                    async with self._clock.timeout(LOOK_PERIOD):
+                        await self._has_news.wait()
         except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
             self._broken = self._broken or error
             self.stop()
@@ -242,6 +297,8 @@ class Runner:
     def _row_ended(self, lane: Lane, task: asyncio.Task[Verdict]) -> None:
         self._rows.discard(task)
         lane.unrecorded -= 1
+        if not lane.unrecorded:
+            self._has_news.set()
         self._wake()
         if task.cancelled():  # before its first step; its call stays in doubt
             self.broken_off += 1
@@ -259,7 +316,8 @@ class Runner:
         if isinstance(verdict, Halt):
             verdict = self._after_halt(lane, verdict)
         elif verdict.answer is not None:
-            self._answered = True
+            # What this process has no key for, another one of a shared job may: no row fails of it.
+            self._answered = not self._store.shared
         # The next row can be leased in the same transaction that records this one.
         lane.asking -= 1
         lane.changed.set()
@@ -268,8 +326,10 @@ class Runner:
         except JobStoreBusyError:  # given up: the row stays leased, and its call in doubt, until the job goes on
             self.broken_off += 1
             return verdict
-        if verdict.answer is not None or verdict.failure is not None:
+        if verdict.state is not RowState.PENDING:
             self._hooks.recorded()
+            if is_ours:
+                self._hooks.ended(verdict)
         elif verdict.broken_off:
             self.broken_off += 1
         if verdict.state is RowState.PENDING and is_ours:
@@ -335,13 +395,16 @@ class Runner:
 
     async def _all_ended(self) -> None:
         """Return when no row is under way and none will be; lanes end when they have nothing more to lease."""
+        while not (self._stopping or self._all_over.is_set()):
+            self._room.clear()
+            await self._room.wait()
         while lanes := [lane.task for lane in self._lanes.values() if lane.task is not None and not lane.task.done()]:
             await asyncio.wait(lanes)
         while self._rows:
             await asyncio.wait(self._rows)
 
     def _is_over(self, lane: Lane) -> bool:
-        return not self._reading and not lane.pending and not lane.unrecorded
+        return not self._reading and not lane.pending and not lane.unrecorded and self._all_over.is_set()
 
     def _wake(self) -> None:
         self._room.set()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from llm_gateway.errors import JobError
+from llm_gateway.errors import JobError, JobStoreBusyError
 from llm_gateway.jobs import batch_book, statements
-from llm_gateway.jobs.batch_book import BatchBook
-from llm_gateway.jobs.commits import LOCK_PATIENCE, Commits
+from llm_gateway.jobs.batch_book import BatchBook, StoredBatch
+from llm_gateway.jobs.commits import LOCK_PATIENCE, SqliteCommits
+from llm_gateway.jobs.lock import is_locked
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult, Verdict
 from llm_gateway.jobs.store import Added
 
@@ -23,10 +24,12 @@ OWNER_ONLY = 0o600  # it holds prompts until they are answered
 class SqliteJobStore:
     """JobStore in one file: write-ahead log, every transaction flushed to the disk, one connection in one thread."""
 
+    shared = False
+
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
         """Open it. Raises JobError; see `open` and `temporary`."""
         self.name = name
-        self._commits = Commits(connect, name)
+        self._commits = SqliteCommits(connect, name)
         self.batches = BatchBook(self._commits)
 
     @classmethod
@@ -75,6 +78,10 @@ class SqliteJobStore:
     async def pending(self) -> dict[str, int]:
         """Return how many rows of each model are pending."""
         return await self._commits.run(statements.pending)
+
+    async def is_over(self) -> bool:
+        """Whether the input was read to its end and every row has ended."""
+        return await self._commits.run(statements.is_over)
 
     async def last_number(self) -> int:
         """Return the highest number of a row, 0 where there is none."""
@@ -143,6 +150,63 @@ def reading(path: Path) -> closing[sqlite3.Connection]:
         connection.close()
         raise error if isinstance(error, JobError) else JobError(f"{path} is not the state of a job.") from None
     return closing(connection)
+
+
+class SqliteView:
+    """JobView of a file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Take a connection that reads."""
+        self.name = str(path)
+        self._path = path
+        self._connection = connection
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was noted of the job as a whole."""
+        return statements.facts(self._connection)
+
+    def note(self, facts: Mapping[str, Any], /) -> None:
+        """Note JSON values, on a connection that may write."""
+        connection = sqlite3.connect(self._path, timeout=LOCK_PATIENCE)
+        try:
+            with connection:
+                statements.note(connection, facts)
+        except sqlite3.OperationalError as error:
+            told = f"The job's state {self.name} cannot be written for the moment ({error})."
+            raise JobStoreBusyError(told) from None
+        finally:
+            connection.close()
+
+    def ledger(self) -> Ledger:
+        """Add up all rows and calls."""
+        return statements.ledger(self._connection)
+
+    def batches(self) -> list[StoredBatch]:
+        """Return the provider batches of the job, those that have ended too."""
+        return batch_book.batches(self._connection)
+
+    def workers(self) -> list[str]:
+        """Return a word for the process that has the job, if there is one."""
+        return ["this host"] if is_locked(self._path) else []
+
+    def last_number(self) -> int:
+        """Return the highest number of a row, 0 where there is none."""
+        return statements.last_number(self._connection)
+
+    def results(self, after: int, limit: int, /) -> list[StoredResult]:
+        """Return results in the order of their recording, those with an id above `after`."""
+        return statements.results(self._connection, after, limit)
+
+    def results_by_number(self, after: int, limit: int, /) -> list[StoredResult]:
+        """Return results in the order of the input, those of rows above `after`."""
+        return statements.results_by_number(self._connection, after, limit)
+
+
+@contextmanager
+def viewing(path: Path) -> Iterator[SqliteView]:
+    """Open a job's state for a look, also while another process works on it. Raises JobError."""
+    with reading(path) as connection:
+        yield SqliteView(connection, path)
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:

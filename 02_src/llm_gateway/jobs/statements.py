@@ -216,6 +216,12 @@ def pending(connection: sqlite3.Connection) -> dict[str, int]:
     )
 
 
+def is_over(connection: sqlite3.Connection) -> bool:
+    """Whether the input was read to its end and every row has ended."""
+    left = connection.execute(f"SELECT EXISTS (SELECT 1 FROM rows WHERE state IN ({PENDING}, {LEASED}))").fetchone()[0]  # noqa: S608
+    return bool(facts(connection).get("read")) and not left
+
+
 def ledger(connection: sqlite3.Connection) -> Ledger:
     """Add up rows, results and calls."""
     states = dict(connection.execute("SELECT state, count(*) FROM rows GROUP BY state").fetchall())

@@ -21,8 +21,12 @@ class Added(Enum):
 class JobStore(Protocol):
     """Rows and results that survive the process. Whatever a method returns is on disk.
 
-    Every method raises JobStoreBusyError, and nothing has changed, where the same may succeed later: the disk is full.
+    Every method raises JobStoreBusyError where the same may succeed later: the disk is full, the database is away. Then
+    nothing has changed, or nothing that would be changed twice if it is done again.
     """
+
+    shared: bool
+    """Whether other processes may work on the same job at the same time."""
 
     async def facts(self) -> dict[str, Any]:
         """Return what was noted of the job as a whole."""
@@ -34,7 +38,10 @@ class JobStore(Protocol):
         """Take in rows of the input; return for each what became of it."""
 
     async def lease(self, model: str, limit: int, /) -> list[Lease]:
-        """Lease up to `limit` pending rows of a model, the first of the input first, and record a call for each."""
+        """Lease up to `limit` pending rows of a model, the first of the input first, and record a call for each.
+
+        Fewer come only where no more are pending, or others are leasing them at this moment.
+        """
 
     def record_call(self, lease: Lease, /) -> None:
         """Record that one more call will be made for a leased row. Blocks until it is on disk."""
@@ -46,7 +53,10 @@ class JobStore(Protocol):
         """Return results in the order of their recording, those with an id above `after`."""
 
     async def pending(self) -> dict[str, int]:
-        """Return how many rows of each model are pending."""
+        """Return how many rows of each model are pending; a shared store may stop counting at some thousands."""
+
+    async def is_over(self) -> bool:
+        """Whether the input was read to its end (the fact `read` is true) and every row has ended."""
 
     async def last_number(self) -> int:
         """Return the highest number of a row, 0 where there is none."""
@@ -55,7 +65,11 @@ class JobStore(Protocol):
         """Add up all rows and calls."""
 
     async def reclaim(self) -> int:
-        """Make leased rows pending whose process is gone; return how many. Their open calls are in doubt."""
+        """Make leased rows pending whose process is gone; return how many. Their open calls are in doubt.
+
+        In a shared store it is gone when it has not been heard of for some time by the clock of the server. Should it
+        come back, its leases hold until the rows are leased anew.
+        """
 
     async def retry_failed(self, kinds: Collection[str] | None, /) -> int:
         """Make rows pending that were asked in vain, of some kinds or of all; return how many."""

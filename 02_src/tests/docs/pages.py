@@ -89,6 +89,7 @@ class Story:
     programs: Path  # what comes first on the PATH
     emulator: Emulator
     redis_url: str = ""
+    postgres_url: str = ""
     ran: str | None = None  # the output of the block before, if it ran
     done: list[str] = field(default_factory=list)
 
@@ -146,6 +147,7 @@ class Story:
             "ANTHROPIC_API_KEY": "sk-ant-of-the-emulator",
             "OLLAMA_HOST": url,
             "REDIS_URL": self.redis_url,
+            "POSTGRES_URL": self.postgres_url,
             "COLUMNS": "100",
             "NO_COLOR": "1",
         }

@@ -34,6 +34,8 @@ async def test_a_page_does_what_it_says_when_its_blocks_run_from_top_to_bottom(
         pull("smollm2-135m", print)
     if "REDIS_URL" in text:
         story.redis_url = request.getfixturevalue("redis_server").url
+    if "POSTGRES_URL" in text:
+        story.postgres_url = request.getfixturevalue("postgres_server").url
     await story.play(page)
     assert len(story.done) == len(list(blocks_of(page)))
 

@@ -1,5 +1,7 @@
 """`python -m fakes.job_victim`: forks processes that work on a job through the command line, and kills them.
 
+A job in a database gets two at once, and only the first is killed.
+
 Reads a command on each line of standard input and answers each with a line: how the process ended. All that is slow to
 import is imported once, here. The provider is a fake in the process itself, but its ledger is a file that is written
 before each answer, as a provider's own books would be.
@@ -22,14 +24,19 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import psycopg
+
 import llm_gateway.clients.runnable  # noqa: F401 - imported once, not in every process
 from llm_gateway import LLMMessage, LLMRequest, MockLLMGateway
 from llm_gateway.cli import run as run_module
 from llm_gateway.cli import running
+from llm_gateway.cli import worker as worker_module
 from llm_gateway.cli.run import Options, run_file
+from llm_gateway.cli.worker import work_on
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.config import load_config
 from llm_gateway.errors import ProviderUnavailableError, RequestRejectedError
+from llm_gateway.jobs import postgres, runner
 from llm_gateway.models import TokenUsage
 
 CALLS = "calls.log"
@@ -67,8 +74,9 @@ class Provider:
     Of the rows, a fifth fail at the first call in each process and a tenth are refused; `fate` tells which.
     """
 
-    def __init__(self, fuse: Fuse) -> None:
+    def __init__(self, fuse: Fuse, *, gated: bool) -> None:
         self._fuse = fuse
+        self._gated = gated  # answers come once there is a file `go`
         self._ledger = os.open(CALLS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._calls = itertools.count(1)
         self._seen: set[str] = set()
@@ -90,6 +98,8 @@ class Provider:
         os.write(self._ledger, f"{name}\n".encode())
         self._fuse.passed("called")
         await asyncio.sleep(0)
+        while self._gated and not Path("go").exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.005)
         if fate(name) == "refused":
             raise RequestRejectedError("no", provider="fake", model="m", request_id=name, status=400)
         if fate(name) == "flaky" and name not in self._seen:
@@ -104,6 +114,21 @@ def fate(name: str) -> str:
     """Return what becomes of the calls of a row."""
     place = crc32(name.encode()) % 10
     return "refused" if place == 0 else "flaky" if place in {1, 2} else "fine"
+
+
+def light_the_fuse_of_postgresql(fuse: Fuse) -> None:
+    """Put the points of a commit into its driver."""
+    execute = psycopg.Connection.execute
+
+    def executed(connection: Any, query: Any, *given: Any, **named: Any) -> Any:
+        if query == "COMMIT":
+            fuse.passed("before_commit")
+        cursor = execute(connection, query, *given, **named)
+        if query == "COMMIT":
+            fuse.passed("after_commit")
+        return cursor
+
+    psycopg.Connection.execute = executed  # type: ignore[assignment, method-assign]  # the same, and deadly
 
 
 def light_the_fuse(fuse: Fuse) -> None:
@@ -149,21 +174,39 @@ def victim(command: dict[str, Any]) -> int:
     os.dup2(told, 2)
     fuse = Fuse(command["point"], command["nth"])
     light_the_fuse(fuse)
+    light_the_fuse_of_postgresql(fuse)
 
     class Gateway(MockLLMGateway):
         def __init__(self, _config: object, **options: Any) -> None:
             super().__init__(load_config(CONFIG), **options)
 
         def _connect(self) -> Any:
-            return Provider(fuse)
+            return Provider(fuse, gated=command.get("gated", False))
 
-    vars(run_module)["LLMGateway"] = Gateway  # where the command takes its gateway from
-    running.LOOK_PERIOD = 0.01
-    return run_file("in.jsonl", "out.jsonl", Options())
+    for module in (run_module, worker_module):  # where the commands take their gateway from
+        vars(module)["LLMGateway"] = Gateway
+    running.LOOK_PERIOD = runner.LOOK_PERIOD = runner.STORE_PAUSE = 0.01
+    url = command.get("url")
+    if url is None:
+        return run_file("in.jsonl", "out.jsonl", Options())
+    postgres.LEASE_SECONDS = command["lease_seconds"]
+    if command["role"] == "worker":
+        return work_on(url, config=None, lease_seconds=None)
+    return run_file("in.jsonl", None, Options(job=url, load_only=command["role"] == "load"))
 
 
 def fork(command: dict[str, Any]) -> dict[str, int]:
-    """Run one victim and return how it ended."""
+    """Run one victim, and a helper beside it if that is wished, and return how they ended."""
+    helper = start(command | {"role": "worker", "point": None}) if command.get("helped") else None
+    ended = end_of(start(command), command)
+    if helper is not None:
+        _, status = os.waitpid(helper, 0)
+        ended["helper"] = os.waitstatus_to_exitcode(status)
+    return ended
+
+
+def start(command: dict[str, Any]) -> int:
+    """Begin one victim and return its id."""
     process = os.fork()
     if process == 0:
         code = 70
@@ -173,6 +216,11 @@ def fork(command: dict[str, Any]) -> dict[str, int]:
             Path("bug.log").write_text(traceback.format_exc(), encoding="utf-8")
         finally:
             os._exit(code)
+    return process
+
+
+def end_of(process: int, command: dict[str, Any]) -> dict[str, int]:
+    """Return how a victim ended, which is killed after a while if it is to die at random."""
     if command["point"] == "random":
         watch = os.pidfd_open(process)
         if not select.select([watch], [], [], command["delay"])[0]:  # it still works: now

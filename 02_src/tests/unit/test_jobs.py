@@ -128,6 +128,16 @@ async def test_no_more_than_a_window_of_rows_is_under_way_and_no_more_than_some_
     assert most_ahead < 300
 
 
+async def test_a_file_takes_all_requests_in_before_any_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "AHEAD", 100)
+    bench = Bench()
+    async with bench.job() as job:
+        await job.load(some(300))
+        assert (await job.ledger()).pending == 300
+        assert not bench.provider.ledger
+    assert len(await bench.run(some(300))) == 300
+
+
 async def test_a_slow_model_does_not_hold_up_another() -> None:
     bench = Bench(FakeProvider(latency=lambda request: 1000.0 if request.model == "claude-haiku" else 1.0))
     requests = [*some(300, model="claude-haiku"), ask("quick")]
