@@ -63,7 +63,7 @@ class Victims:
         assert self._server.returncode == 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def victims(warm: Path) -> Iterator[Victims]:
     serving = Victims(warm / "python")
     yield serving

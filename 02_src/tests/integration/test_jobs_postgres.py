@@ -19,7 +19,7 @@ from fakes.provider import FakeProvider, ask, gateway_over
 from llm_gateway import LLMRequest
 from llm_gateway.calls import CallWatch
 from llm_gateway.errors import ConfigurationError, JobError, JobStoreBusyError, MissingApiKeyError
-from llm_gateway.jobs import Job, JobOutcome, postgres, postgres_tables, runner
+from llm_gateway.jobs import Job, JobOutcome, job, postgres, postgres_tables, runner
 from llm_gateway.jobs.address import JobAddress
 from llm_gateway.jobs.postgres import PostgresJobStore, jobs_in, viewing
 from llm_gateway.jobs.records import Calls, NewRow, Verdict
@@ -32,7 +32,8 @@ CANARY = "sk-canary/pass%word"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "LOOK_PERIOD", 0.02)
+    for module in (runner, job):
+        monkeypatch.setattr(module, "LOOK_PERIOD", 0.02)
     monkeypatch.setattr(runner, "STORE_PAUSE", 0.05)
 
 
@@ -54,7 +55,7 @@ class Member:
 
     def __init__(self, url: str, **config: Any) -> None:
         self.url = url
-        self.provider = FakeProvider()
+        self.provider = FakeProvider(latency=lambda _: 0.0)
         self.watch = CallWatch()
         self.gateway = gateway_over(self.provider, observers=[self.watch], **config)
 
