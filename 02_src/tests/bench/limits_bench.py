@@ -193,7 +193,8 @@ METHOD = f"""
 - LiteLLM: `routing_strategy="usage-based-routing-v2"`, `rpm` and `tpm` of the deployment, {LITELLM_RETRIES} retries.
 - The SDK's retries are 2, its default, and {LITELLM_RETRIES} where nobody was told the limit.
 - Where the limit is not told, the gateway has `limits = {{{{}}}}`. It was asked without end for a minute before; then,
-  without a pause, the requests are counted. The others learn nothing, so they begin at once.
+  without a pause, the requests are counted, and the least supposes that the server's bucket is empty. A gateway that
+  had not reached the limit left some in it, and can be below 1. The others learn nothing, so they begin at once.
 """
 
 
