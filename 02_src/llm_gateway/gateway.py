@@ -105,7 +105,7 @@ class LLMGateway:
                 if key is not None:
                     return await caching.answer(request, lane, key, since=since)
             if self._config.coalesce and request.temperature == 0:
-                return await self._here().coalescing.answer(request, lane)
+                return await self._here().coalescing.answer(request, lane, since=since)
             ticket = lane.submit(request, since=since)
             try:
                 return await ticket.reply

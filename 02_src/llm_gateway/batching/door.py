@@ -42,8 +42,10 @@ class Door:
     async def turn(self) -> None:
         """Return when it is the caller's turn; after a cancel somebody else has it.
 
-        Raises GatewayClosedError if the door is closed first.
+        Raises GatewayClosedError if the door is closed, before or meanwhile.
         """
+        if self._closed is not None:
+            raise GatewayClosedError(self._closed)
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._outside.append(called)
         self._on_wait()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from fakes.provider import FakeProvider, ask, gateway_over
-from llm_gateway import GatewayClosedError, LLMGateway, LLMResponse, RequestPriority, TextDelta
+from llm_gateway import GatewayClosedError, LLMGateway, LLMRequest, LLMResponse, RequestPriority, TextDelta
 from llm_gateway.batching import door
 from llm_gateway.batching.door import AT_ONCE
 
@@ -108,3 +108,31 @@ async def test_streams_wait_for_their_turn_as_well(monkeypatch: pytest.MonkeyPat
     async with gateway_over(FakeProvider()) as gateway:
         texts = await asyncio.gather(*(ask_for_pieces(gateway, name) for name in "abc"))
     assert texts == ["ok"] * 3
+
+
+async def test_the_wait_outside_counts_also_for_those_who_share_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "AT_ONCE", 1)
+    provider = FakeProvider(latency=lambda _: 1.0)
+    async with gateway_over(provider, coalesce=True) as gateway:
+        lane = gateway._lane(ask("first"))
+        wait_outside = lane.turn
+
+        async def turn(request: LLMRequest) -> float:
+            since = await wait_outside(request)
+            await asyncio.sleep(5.0)
+            return since
+
+        monkeypatch.setattr(lane, "turn", turn)
+        texts = {name: f"question {name}" for name in "ab"}
+        callers = [asyncio.create_task(gateway.request(ask(name, text=text))) for name, text in texts.items()]
+        first, second = await asyncio.gather(*callers)
+    assert first.receipt is not None
+    assert second.receipt is not None
+    assert (first.receipt.queue_wait, second.receipt.queue_wait) == (0.0, 5.0)
+
+
+async def test_nobody_waits_at_a_door_that_is_closed() -> None:
+    closed = door.Door(on_wait=lambda: None)
+    closed.close("It is over.")
+    with pytest.raises(GatewayClosedError, match="It is over"):
+        await closed.turn()

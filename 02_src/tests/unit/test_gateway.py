@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 from collections.abc import Mapping
@@ -645,3 +646,16 @@ async def test_known_limits_a_server_of_ones_own_and_false_mean_no_slow_beginnin
     async with careful_gateway_over(provider)({**QUIET, **config}) as gateway:
         await asyncio.gather(*(gateway.request(ask(str(n))) for n in range(50)))
     assert {entry.began for entry in provider.ledger} == {0.0}
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+async def test_the_collector_is_spared_what_is_loaded_only_where_that_is_asked_for(
+    asked_for: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen: list[str] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append("froze"))
+    async with gateway_over(FakeProvider(), freeze=asked_for) as gateway:
+        assert frozen == []  # not before the libraries of a model are loaded
+        await gateway.batch([ask("a"), ask("b")])
+    assert frozen == (["froze"] if asked_for else [])
