@@ -7,6 +7,8 @@ from llm_gateway.config.addresses import NO_ADDRESS, is_address
 from llm_gateway.config.endpoints import DEFAULT_URLS, KEY_VARIABLES, URL_VARIABLES, Endpoint, endpoint_of
 from llm_gateway.config.loading import BUILT_IN_PROVIDERS, DEFAULT_MODELS, load_config, of_type, read_config
 from llm_gateway.config.settings import (
+    SAFETY_OF_REQUESTS,
+    SAFETY_OF_TOKENS,
     BatchingSettings,
     BudgetSettings,
     CacheSettings,
@@ -29,6 +31,8 @@ __all__ = [
     "DEFAULT_URLS",
     "KEY_VARIABLES",
     "NO_ADDRESS",
+    "SAFETY_OF_REQUESTS",
+    "SAFETY_OF_TOKENS",
     "URL_VARIABLES",
     "BatchingSettings",
     "BudgetSettings",

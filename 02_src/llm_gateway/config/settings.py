@@ -60,8 +60,9 @@ class LimitSettings(Settings):
     """How much of its rate a limit that stood idle lets through at once. Default: 0.75. Providers may enforce 60 a
     minute as 1 a second; a little less leaves room for calls that arrive later than they were sent."""
     safety: Annotated[float, Field(gt=0, le=1), Numeric] | None = None
-    """The share of each limit that is used. Default: 0.99 of requests, which are counted exactly, and 0.97 of tokens,
-    which are estimated."""
+    """The share of each limit that is used. Default: 0.99 of requests, which are counted exactly. Of tokens, which are
+    estimated, 0.97; 0.99 where 20 calls or more share a second's worth, so that their estimates even out, and no other
+    process has a part in the limit."""
 
     @property
     def burst(self) -> float:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from llm_gateway.config import Charge, LimitSettings
+from llm_gateway.config import SAFETY_OF_REQUESTS, SAFETY_OF_TOKENS, Charge, LimitSettings
 from llm_gateway.errors import RequestTooLargeError
 from llm_gateway.limits.base import COLUMNS, Level, Reservation, Resource, Wait
 from llm_gateway.limits.bucket import TokenBucket
 from llm_gateway.tokens import Cost
 
 DAY = 86_400.0
+MANY = 20.0  # calls in a second's worth of a limit of tokens: their estimates even out
+STILL_MANY = 15.0
+SEEN = 20  # calls that tell how large they are
 WORDS: dict[Resource, tuple[str, str, str]] = {
     "requests": ("requests", "minute", "rpm"),
     "tokens": ("tokens", "minute", "tpm"),
@@ -33,6 +37,24 @@ class _Limit:
     reserved: float = 0.0
     used: float = 0.0
     waits: int = 0
+    sharpness: float = 1.0  # times the rate, where calls are so many that their estimates even out
+    seen: int = 0  # calls settled
+    mean: float = 0.0  # what they used, the latest ones most
+
+    def note(self, amount: float) -> bool:
+        """Take what a call of tokens used into account; return whether the limit may be used more or less than so far.
+
+        Where many calls share a second's worth, what one of them was estimated wrong is made up by the others, and as
+        much of the limit can be used as of one that is counted exactly.
+        """
+        self.seen += 1
+        self.mean += (amount - self.mean) / min(self.seen, 10 * SEEN)
+        enough = MANY if self.sharpness == 1.0 else STILL_MANY
+        sharpness = SAFETY_OF_REQUESTS / SAFETY_OF_TOKENS if self.mean * enough <= self.rate else 1.0
+        if sharpness == self.sharpness or self.seen < SEEN:
+            return False
+        self.sharpness = sharpness
+        return True
 
 
 class MemoryLimiter:
@@ -41,6 +63,8 @@ class MemoryLimiter:
     `name` is what the limits belong to, for an error's sentence. Limits can be added and changed while reservations
     are open; a reservation is settled with the limits that it was made under.
     """
+
+    is_shared: ClassVar[bool] = False  # other processes have a part in the limits
 
     def __init__(self, settings: LimitSettings, charge: Charge, *, now: float, name: str) -> None:
         self._settings = settings
@@ -52,6 +76,7 @@ class MemoryLimiter:
         self._open = 0
         self._scale = 1.0
         self._part = 1.0
+        self._sharpens = settings.safety is None and not self.is_shared
         given: dict[Resource, int | None] = {
             "requests": settings.rpm,
             "tokens": settings.tpm,
@@ -137,6 +162,8 @@ class MemoryLimiter:
             take = reservation.takes.get(limit.resource)
             if take is None:
                 continue
+            if limit.column and self._sharpens and limit.note(actual[limit.column]):
+                limit.bucket.set_rate(*self._flow(limit.resource, limit.rate * limit.sharpness), now)
             over = actual[limit.column] - reservation.cost[limit.column]
             if over > 0:
                 limit.bucket.charge(over, now)
@@ -174,14 +201,12 @@ class MemoryLimiter:
     def set_scale(self, scale: float, now: float, /) -> None:
         """Let all but the day's permits come at `scale` times their rate from `now` on."""
         self._scale = scale
-        for limit in self._limits:
-            limit.bucket.set_rate(*self._flow(limit.resource, limit.rate), now)
+        self._let_flow(now)
 
     def set_part(self, part: float, now: float, /) -> None:
         """Let only this part of every limit through from `now` on: others use the rest."""
         self._part = part
-        for limit in self._limits:
-            limit.bucket.set_rate(*self._flow(limit.resource, limit.rate), now)
+        self._let_flow(now)
 
     def drop(self, resource: Resource, /) -> None:
         """Limit `resource` no more."""
@@ -245,7 +270,11 @@ class MemoryLimiter:
             self._dropped.remove(limit)
             self._limits.append(limit)
         limit.whole, limit.rate = whole, rate
-        limit.bucket.set_rate(*self._flow(resource, rate), now)
+        limit.bucket.set_rate(*self._flow(resource, rate * limit.sharpness), now)
+
+    def _let_flow(self, now: float) -> None:
+        for limit in self._limits:
+            limit.bucket.set_rate(*self._flow(limit.resource, limit.rate * limit.sharpness), now)
 
     def _flow(self, resource: Resource, rate: float) -> tuple[float, float]:
         """Return the rate and the burst of a bucket whose limit flows back at `rate`."""

@@ -17,7 +17,7 @@ from bench.workload import Work
 
 KEY = "sk-bench-0000000000000000"
 MODEL = "gpt-4o-mini"
-SHARE = 0.97  # of the limit, for the limiter that is set by hand: the gateway's own default
+SHARE = 0.97  # of the limit, for the limiter that is set by hand
 SMALL_BUCKET = 10  # with one that holds a second's worth, its first burst was refused
 FLOOD = 1000  # callers at once, from which on a limiter that polls is told to poll no more often than by default
 LITELLM_RETRIES = 10

@@ -12,7 +12,7 @@ from llm_gateway.tokens import Cost
 HUNDRED = Cost(1.0, 60.0, 40.0, 100.0)
 
 
-def limiter(charge: Charge = "actual", **limits: float) -> MemoryLimiter:
+def limiter(charge: Charge = "actual", **limits: float | None) -> MemoryLimiter:
     settings = LimitSettings.model_validate({"safety": 1.0, "burst_seconds": 1.0, **limits})
     return MemoryLimiter(settings, charge, now=0.0, name="model 'm'")
 
@@ -50,6 +50,30 @@ def test_the_safe_share_of_a_limit_is_used() -> None:
     level = limiter(rpm=6000, safety=0.97, burst_seconds=2.0).levels(0.0)["requests"]
     assert level.limit == 6000
     assert (level.rate, level.burst) == pytest.approx((97.0, 194.0))
+
+
+def used_by(limits: MemoryLimiter, calls: int, tokens: float, *, since: float = 0.0) -> float:
+    """Let so many calls end, a second apart, that used so much, and return the rate of tokens that is used then."""
+    cost = Cost(1.0, 0.0, 0.0, tokens)
+    for number in range(calls):
+        now = since + number
+        limits.settle(limits.free(now), Cost(), now)  # one that was never counted tells nothing
+        limits.settle(reserved(limits, cost, now), cost, now)
+    return limits.levels(since + calls)["tokens"].rate
+
+
+def test_more_of_a_limit_of_tokens_is_used_where_the_estimates_of_many_calls_even_out() -> None:
+    limits = limiter(tpm=60_000, safety=None)
+    assert used_by(limits, 19, 45.0) == pytest.approx(970.0)  # too few to tell
+    assert used_by(limits, 1, 45.0, since=100.0) == pytest.approx(990.0)
+    assert used_by(limits, 100, 60.0, since=200.0) == pytest.approx(990.0)  # at the edge it does not swing to and fro
+    assert used_by(limits, 1000, 100.0, since=400.0) == pytest.approx(970.0)
+    limits.set_limit("tokens", 180_000, 1500.0)
+    assert used_by(limits, 1, 100.0, since=1600.0) == pytest.approx(2970.0)
+
+
+def test_a_share_that_was_given_stays() -> None:
+    assert used_by(limiter(tpm=60_000, safety=0.9), 100, 1.0) == pytest.approx(900.0)
 
 
 def test_a_days_requests_can_be_used_at_once_and_flow_back_over_the_day() -> None:

@@ -59,6 +59,8 @@ class SharedLimiter(MemoryLimiter):
     earlier than was known.
     """
 
+    is_shared = True
+
     def __init__(
         self, settings: LimitSettings, charge: Charge, *, now: float, name: str, slots: int | None, peers: int = 1
     ) -> None:
