@@ -60,8 +60,9 @@ class Limiter(Protocol):
     def reserve(self, cost: Cost, now: float, /, *, low: bool = False, high: bool = False) -> Reservation | Wait:
         """Take all of `cost`, or nothing and say how long to wait. Raises RequestTooLargeError, as `check`.
 
-        A `low` call leaves 40 % in a bucket that holds more than 10 s of its rate, as a day's does. A `high` one goes
-        before those of other processes, where permits are shared with them.
+        A `low` call leaves 40 % in a bucket that holds more than 10 s of its rate, as a day's does. A `high` one finds
+        permits of three calls that others leave in a bucket of fifty or more; where permits are shared with other
+        processes, it goes before theirs instead.
         """
 
     def settle(self, reservation: Reservation, actual: Cost, now: float, /) -> None:

@@ -11,6 +11,8 @@ SHORTEST_WAIT = 1e-6  # seconds; a shorter one could round to none on the clock 
 GRAIN = 64  # peaks closer together than this part of the burst are kept as one
 DEEP = 10.0  # seconds of its rate; a bucket that holds more is worth keeping some of for those who cannot wait
 KEPT_BACK = 0.4  # of a deep bucket
+SET_ASIDE = 3  # calls of the same size that the next HIGH one finds permits for
+SMALL = 1 / 50  # of a bucket, what a call may take at most for permits to be set aside
 
 
 @dataclass(slots=True)
@@ -38,6 +40,14 @@ class TokenBucket:
     def kept_back(self) -> float:
         """How many permits background work has to leave in the bucket."""
         return KEPT_BACK * self.burst if self.burst > DEEP * self.rate else 0.0
+
+    def with_aside(self, cost: float) -> float:
+        """Return how many permits must be there for a call that is not HIGH and takes `cost`.
+
+        Where they come by and by, somebody who waits would else find the bucket just emptied, again and again. The
+        permits set aside cost no throughput: they are there only once.
+        """
+        return cost * (1 + SET_ASIDE) if cost <= SMALL * self.burst else cost
 
     def refill(self, now: float) -> None:
         """Let flow in what has come since the last look."""

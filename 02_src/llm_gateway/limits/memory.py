@@ -113,11 +113,12 @@ class MemoryLimiter:
         /,
         *,
         low: bool = False,
-        high: bool = False,  # noqa: ARG002 - no other process is there to go before
+        high: bool = False,
     ) -> Reservation | Wait:
         """Take all of `cost`, or nothing and say how long to wait. Raises RequestTooLargeError.
 
-        A `low` call leaves 40 % in a bucket that holds more than 10 s of its rate, as a day's does.
+        A `low` call leaves 40 % in a bucket that holds more than 10 s of its rate, as a day's does. All but `high` ones
+        leave permits of three calls like them in a bucket that holds fifty or more.
         """
         longest = others = 0.0
         slowest = None
@@ -125,11 +126,12 @@ class MemoryLimiter:
             amount = cost[limit.column]
             if amount > limit.whole:
                 raise self._too_large(limit, cost)
-            wait = limit.bucket.wait(amount, now)
+            bucket = limit.bucket
+            wait = bucket.wait(amount if high else bucket.with_aside(amount), now)
             if low:
                 others = max(others, wait)
                 if amount > 0:
-                    wait = limit.bucket.wait(amount + limit.bucket.kept_back, now)
+                    wait = max(wait, bucket.wait(amount + bucket.kept_back, now))
             if wait > longest:
                 longest, slowest = wait, limit
         if slowest is not None:

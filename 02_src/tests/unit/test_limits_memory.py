@@ -52,6 +52,24 @@ def test_the_safe_share_of_a_limit_is_used() -> None:
     assert (level.rate, level.burst) == pytest.approx((97.0, 194.0))
 
 
+def test_a_high_call_finds_permits_that_the_others_leave_in_a_bucket_of_many_calls() -> None:
+    limits = limiter(tpm=360_000)  # 6,000 a second, so that a bucket holds 60 of these calls
+    while isinstance(outcome := limits.reserve(HUNDRED, 0.0), Reservation):
+        pass
+    assert limits.levels(0.0)["tokens"].level == 300.0
+    assert_waits(outcome, 100 / 6000, "tokens")
+    for _ in range(3):
+        assert isinstance(limits.reserve(HUNDRED, 0.0, high=True), Reservation)
+    assert_waits(limits.reserve(HUNDRED, 0.0, high=True), 100 / 6000, "tokens")
+
+
+def test_no_permits_are_set_aside_in_a_bucket_of_few_calls() -> None:
+    limits = limiter(tpm=240_000)
+    for _ in range(40):
+        reserved(limits)
+    assert_waits(limits.reserve(HUNDRED, 0.0), 100 / 4000, "tokens")
+
+
 def used_by(limits: MemoryLimiter, calls: int, tokens: float, *, since: float = 0.0) -> float:
     """Let so many calls end, a second apart, that used so much, and return the rate of tokens that is used then."""
     cost = Cost(1.0, 0.0, 0.0, tokens)

@@ -45,7 +45,7 @@ def test_nothing_begins_before_the_hint_of_a_refusal() -> None:
 def test_after_a_refusal_permits_come_at_their_rate_without_a_burst() -> None:
     lane = pace(rpm=6000)
     lane.refused(begun(lane), 0.0, hint=5.0, draw=0.0)
-    assert_waits(lane.reserve(CALL, 5.0), 0.01, "requests")
+    assert_waits(lane.reserve(CALL, 5.0, high=True), 0.01, "requests")
 
 
 def test_while_the_gate_is_shut_a_request_that_is_too_large_still_fails_at_once() -> None:
