@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from llm_gateway.errors import GatewayClosedError
 
-AT_ONCE = 64  # requests that come in within one turn of the loop; a few milliseconds
+AT_ONCE = 64  # requests that come in within one turn of the loop without a wait; a few milliseconds
+CALLED_IN = 16  # of those who wait, in a turn; an answer takes several turns on its way, and each is to be short
 
 
 class Door:
@@ -62,7 +63,7 @@ class Door:
     def open(self) -> None:
         """Begin another turn: call the next in."""
         self._came = 0
-        while self._outside and self._called < AT_ONCE:
+        while self._outside and self._called < CALLED_IN:
             self._call(self._outside.popleft())
 
     def close(self, reason: str) -> None:
