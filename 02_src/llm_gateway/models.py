@@ -71,8 +71,8 @@ class Record(BaseModel):
         def __init__(self, *values: Any, **fields: Any) -> None:
             if values:
                 fields = _by_name(type(self), values, fields)
-            try:  # written out: a context manager would cost as much as the validation
-                super().__init__(**fields)
+            try:  # written out: a context manager, or pydantic's own constructor, would cost as much as the validation
+                self.__pydantic_validator__.validate_python(fields, self_instance=self)
             except ValidationError as error:
                 raise _one_sentence(error, type(self)) from None
 
@@ -234,6 +234,8 @@ class LLMRequest(Record):
 
     @model_validator(mode="after")
     def _tools_fit(self) -> Self:
+        if self.tools is None and self.tool_choice is None:
+            return self
         names = [tool.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)

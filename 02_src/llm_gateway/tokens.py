@@ -136,10 +136,14 @@ def _input(request: LLMRequest, tools: float) -> tuple[int, int]:
     texts: list[str] = []
     tokens = REPLY_TOKENS + tools
     for message in request.messages:
-        tokens += MESSAGE_TOKENS + _collect(message, texts)
+        tokens += MESSAGE_TOKENS
+        if isinstance(message.content, str) and not message.tool_calls:  # as mostly
+            texts.append(message.content)
+        else:
+            tokens += _collect(message, texts)
     if request.response_format is not None:
         texts.append(json.dumps(schema_of(request.response_format), ensure_ascii=False, default=str))
-    text = "\n".join(texts) if len(texts) > 1 else "".join(texts)
+    text = texts[0] if len(texts) == 1 else "\n".join(texts)
     return max(1, round(tokens + estimate_text(text))), len(text)
 
 
@@ -219,7 +223,7 @@ class Estimator:
         if isinstance(request, EmbeddingRequest):
             tokens = request.tokens * (factor.value if factor is not None else 1.0)
             return Estimate(Cost(1.0, tokens, 0.0, tokens), max(1, request.tokens))
-        raw, characters = _input(request, sum(self._tool_tokens(request)))
+        raw, characters = _input(request, sum(self._tool_tokens(request)) if request.tools else 0.0)
         corrected = raw * factor.value if factor is not None else float(raw)
         limit = request.max_tokens or max_tokens
         if charge == "actual":
