@@ -12,6 +12,7 @@ from typing import Any
 from bench import paper
 from bench.cost_run import ARRIVE, WAITING, Flood, Order
 from bench.environments import ROOT
+from bench.limits_redis import GOAL, PROCESSES, SECONDS, Shared, measured
 from bench.report import machine, versions
 from bench.suite import output, say
 
@@ -37,7 +38,8 @@ def main() -> None:
         for kind in FLOODS:
             floods.setdefault(kind, []).append(Flood(**run(kind, TICKETS // part)))
         say(f"round {turn}: {orders[-1]}, {[each[-1] for each in floods.values()]}")
-    shown = tables(orders, floods)
+    shared = measured()
+    shown = tables(orders, floods, shared)
     paper.show(shown)
     if not given.quick:
         page = paper.markdown(
@@ -57,8 +59,8 @@ def run(what: str, count: int) -> dict[str, Any]:
     return found
 
 
-def tables(orders: list[Order], floods: dict[str, list[Flood]]) -> list[paper.Table]:
-    """Return the targets, the CPU of a request, and the floods."""
+def tables(orders: list[Order], floods: dict[str, list[Flood]], shared: Shared) -> list[paper.Table]:
+    """Return the targets, the CPU of a request, the floods, and what processes share."""
     both = [each.queue_us + each.limits_us for each in orders]
     promises = [
         paper.Promise(name="CPU a request, limits and order", limit=CPU_US, figure=median(both), unit=" µs", digits=0),
@@ -71,6 +73,17 @@ def tables(orders: list[Order], floods: dict[str, list[Flood]]) -> list[paper.Ta
             )
             for kind, found in floods.items()
         ],
+        paper.Promise(
+            name=f"Calls let in a second, {PROCESSES} processes on the limits of one Redis",
+            limit=GOAL,
+            figure=shared.reservations,
+            digits=0,
+            at_least=True,
+        ),
+    ]
+    through = [
+        ["shares, lent to each process", f"{shared.reservations:,.0f}", f"{shared.scripts:,.0f}"],
+        ["a script for each call", f"{shared.bare:,.0f}", f"{shared.bare:,.0f}"],
     ]
     cpu = [
         ["the queue: in, chosen, out, trued up", paper.spread([each.queue_us for each in orders], 1)],
@@ -93,11 +106,16 @@ def tables(orders: list[Order], floods: dict[str, list[Flood]]) -> list[paper.Ta
         paper.promised(promises),
         paper.Table(title="CPU a request", columns=["", "µs"], rows=cpu),
         paper.Table(title=title, columns=columns, rows=waits),
+        paper.Table(
+            title=f"{PROCESSES} processes on the limits of one Redis",
+            columns=["through", "calls let in a second", "scripts a second"],
+            rows=through,
+        ),
     ]
 
 
 HEAD = """
-What it costs to keep limits and an order, without any provider, in one process.
+What it costs to keep limits and an order, without any provider, in one process; and what several get from one Redis.
 
 This page is written by the command that measures:
 
@@ -116,6 +134,8 @@ METHOD = f"""
   each of which awaits its answer, or as one list. The longest stall is how long a task that wakes up every 2 ms was
   kept waiting; "at the shutdown" while a shutdown without patience gives every caller its error.
 - Memory is what the process holds more, the callers' tasks included, the requests themselves not.
+- The Redis and the {PROCESSES} processes run on this machine for {SECONDS:.0f} s; each call takes permits of requests and
+  of tokens, both beyond reach. `make bench-redis` measures that alone.
 """
 
 
