@@ -62,7 +62,8 @@ class TokenBucket:
 
         More than a full bucket can be taken from a full bucket.
         """
-        self.refill(now)
+        if now > self.updated:
+            self.refill(now)
         need = min(self.burst, cost)
         missing = need - self.level
         if missing <= need * ROUNDING:
@@ -71,7 +72,8 @@ class TokenBucket:
 
     def take(self, cost: float, now: float) -> int:
         """Take `cost`, whether it is there or not; return the number of this take, for `give`."""
-        self.refill(now)
+        if now > self.updated:
+            self.refill(now)
         # Depths of a debt are no peaks: taking them for an empty bucket can only make a refund smaller.
         peak = self.level if self.level > 0 else 0.0
         peaks, takes = self._peaks, self._takes
@@ -103,7 +105,9 @@ class TokenBucket:
         if given <= 0:
             return 0.0
         self.level = min(self.burst, self.level + given)
-        peaks = self._peaks = [peak + given for peak in self._peaks]
+        peaks = self._peaks
+        for place, peak in enumerate(peaks):
+            peaks[place] = peak + given
         while len(peaks) > 1 and peaks[1] >= self.burst:  # one such peak says all that two would
             del peaks[0], self._takes[0]
         return given

@@ -160,13 +160,16 @@ class MemoryLimiter:
         """
         if not self._close(reservation):
             return
+        takes, reserved = reservation.takes, reservation.cost
         for limit in self._limits:
-            take = reservation.takes.get(limit.resource)
+            take = takes.get(limit.resource)
             if take is None:
                 continue
-            if limit.column and self._sharpens and limit.note(actual[limit.column]):
+            column = limit.column
+            used = actual[column]
+            if column and self._sharpens and limit.note(used):
                 limit.bucket.set_rate(*self._flow(limit.resource, limit.rate * limit.sharpness), now)
-            over = actual[limit.column] - reservation.cost[limit.column]
+            over = used - reserved[column]
             if over > 0:
                 limit.bucket.charge(over, now)
                 limit.used += over

@@ -134,8 +134,8 @@ METHOD = f"""
   each of which awaits its answer, or as one list. The longest stall is how long a task that wakes up every 2 ms was
   kept waiting; "at the shutdown" while a shutdown without patience gives every caller its error.
 - Memory is what the process holds more, the callers' tasks included, the requests themselves not.
-- The Redis and the {PROCESSES} processes run on this machine for {SECONDS:.0f} s; each call takes permits of requests and
-  of tokens, both beyond reach. `make bench-redis` measures that alone.
+- The Redis and the {PROCESSES} processes run on this machine for {SECONDS:.0f} s; each call takes permits of requests
+  and of tokens, both beyond reach. `make bench-redis` measures that alone.
 """
 
 
