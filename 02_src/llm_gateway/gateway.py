@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,17 +11,16 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from llm_gateway.batching import Lane, inherited, lent_slot, on_behalf_of
-from llm_gateway.cache import Answers, CacheFigures, Caching, Missed, pieces_of, store_of
+from llm_gateway.batching import Lane, answers_of, lent_slot, on_behalf_of
+from llm_gateway.cache import CacheFigures, Missed, pieces_of
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
-from llm_gateway.coalescing import Coalescing
 from llm_gateway.config import GatewayConfig, load_config
 from llm_gateway.embedding import Embedding, checked, question
 from llm_gateway.errors import BatchError, GatewayClosedError, GatewayError, InvalidRequestError
 from llm_gateway.events import Observer, Observers, ShutdownBegan, ShutdownEnded
 from llm_gateway.journal import Journal
-from llm_gateway.limits import Paces, budgets_of
+from llm_gateway.limits import budgets_of
 from llm_gateway.models import (
     EmbeddingResponse,
     LLMRequest,
@@ -31,12 +29,8 @@ from llm_gateway.models import (
     RequestPriority,
     StreamDelta,
 )
-from llm_gateway.pricing import price_of
-from llm_gateway.queue import Ticket
-from llm_gateway.retry import RetryPolicy, RetryQuota
-from llm_gateway.router import Deployments, Outcomes, Upstream
+from llm_gateway.serving import Means, Serving
 from llm_gateway.stats import Stats
-from llm_gateway.tokens import Estimator
 
 if TYPE_CHECKING:
     from llm_gateway.clients.base import ClientFactory
@@ -73,17 +67,20 @@ class LLMGateway:
         self._journal = Journal(self._config.logs) if self._config.logs.dir else None
         observers = list(observers)
         self._calls = CallWatch()
-        self._tells_beginnings = bool(observers)
         own: list[Observer] = [self._stats, self._calls, *([self._journal] if self._journal else [])]
         self._observer = Observers.of([*own, *observers])
-        self._deployments = Deployments(self._config)
-        self._quotas: dict[str, RetryQuota] = {}
         self._budgets = budgets_of(self._config)
         self._cache_figures = None if self._config.cache is None else CacheFigures()
-        self._estimator = Estimator()
-        self._running: _Running | None = None
+        self._means = Means(
+            config=self._config,
+            observer=self._observer,
+            rng=self._rng,
+            budgets=self._budgets,
+            cache_figures=self._cache_figures,
+            tells_beginnings=bool(observers),
+        )
+        self._running: Serving | None = None
         self._closed = False
-        self._gives_up = False  # nothing begins any more, elsewhere either
         self._ending: asyncio.Task[None] | None = None
         self._patience: asyncio.Timeout | None = None  # of the shutdown that is under way
 
@@ -142,7 +139,7 @@ class LLMGateway:
             if self._config.cache is not None and (caching := self._here().caching) is not None:
                 outcomes = await caching.batch(asked, lanes, since)
             else:
-                outcomes = await _outcomes(asked, lanes, since)
+                outcomes = await answers_of(asked, lanes, since)
         if return_exceptions:
             return outcomes
         answers = [outcome for outcome in outcomes if isinstance(outcome, LLMResponse)]
@@ -226,7 +223,7 @@ class LLMGateway:
         """
         from llm_gateway.jobs import Job
 
-        self._tells_beginnings = True  # a job writes every call down before it is made
+        self._means.tells_beginnings = True  # a job writes every call down before it is made
         for lane in self._lanes():
             lane.tell_beginnings()
         return Job(self, path, watch=self._calls, **options)
@@ -240,8 +237,7 @@ class LLMGateway:
 
         if self._closed:
             raise GatewayClosedError
-        running = self._here()
-        upstream = (running.lanes.get(model) or self._open_lane(running, model)).upstreams[0]
+        upstream = self._here().lane(model).upstreams[0]
         make = getattr(upstream.client, "batch_client", None)
         client = make() if make is not None else None
         return None if client is None else BatchLine(client=client, label=upstream.label, price=upstream.price)
@@ -374,14 +370,16 @@ class LLMGateway:
             pass  # what is left is cancelled below, and its callers are told
         finally:
             self._patience = None
-            self._gives_up = True
+            if self._running is not None:
+                self._running.gives_up = True
             cancelled = sum([lane.halt() for lane in self._lanes()])
             for lane in self._lanes():
                 cancelled += await lane.give_up()
             await self._drained()
             drained = self._stats.ended - ended - cancelled
             self._observer.observe(ShutdownEnded(cancelled=cancelled, drained=drained))
-            await self._disconnect(self._lanes())
+            if self._running is not None and (lanes := self._lanes()):
+                await self._running.disconnect(lanes)
             self._running = None
             if self._journal is not None:
                 await asyncio.to_thread(self._journal.close)
@@ -392,19 +390,6 @@ class LLMGateway:
             for lane in busy:
                 lane.close()
                 await lane.drained()
-
-    async def _disconnect(self, lanes: Iterable[Lane]) -> None:
-        """Close every connection; one that cannot be closed keeps none of the others open."""
-        closers = [upstream.client.aclose for lane in lanes for upstream in lane.upstreams]
-        if self._running is not None and lanes:
-            closers += [self._running.clients.aclose, self._running.paces.aclose]
-            if self._running.caching is not None:
-                closers.append(self._running.caching.aclose)
-        for close in closers:
-            try:
-                await close()
-            except Exception:
-                log.exception("a connection could not be closed")
 
     # --- wiring -----------------------------------------------------------------------------------------------
 
@@ -440,38 +425,18 @@ class LLMGateway:
             raise InvalidRequestError(f"expected an LLMRequest, got {type(request).__name__}.")
         if self._closed:
             raise GatewayClosedError
-        running = self._here()
         model = request.model.value if isinstance(request.model, ModelProvider) else request.model
-        lane = running.lanes.get(model) or self._open_lane(running, model)
+        lane = self._here().lane(model)
         lane.check(request)
         return lane
 
-    def _here(self) -> _Running:
+    def _here(self) -> Serving:
         """Return the part that belongs to the running loop."""
         self._check_loop()
         if self._running is None:
-            clients = self._connect()
-            paces = Paces(self._config, self._clock, careful=self._careful)
-            if self._budgets is not None:
-                paces.share(self._budgets)
-            running = self._running = _Running(asyncio.get_running_loop(), clients, paces, self._clock)
-            running.caching = self._caching(running.coalescing)
+            clients = self._connect()  # which may set the clock
+            self._running = Serving(self._means, clients, self._clock, careful=self._careful)
         return self._running
-
-    def _caching(self, coalescing: Coalescing) -> Caching | None:
-        settings, figures = self._config.cache, self._cache_figures
-        if settings is None or figures is None:
-            return None
-        store, name = store_of(self._config, settings)
-        return Caching(
-            settings,
-            Answers(store, name, ttl=settings.ttl, max_bytes=settings.max_bytes, figures=figures),
-            coalescing=coalescing,
-            observer=self._observer,
-            clock=self._clock,
-            is_kept=lambda model: self._config.models[model].cache,
-            with_text=self._config.logs.text,
-        )
 
     def _check_loop(self) -> None:
         """Forget what belonged to a loop that is closed. Raises GatewayError if another loop uses this gateway."""
@@ -482,152 +447,8 @@ class LLMGateway:
             raise GatewayError(
                 "This gateway serves another event loop that is still open; build an LLMGateway for each loop."
             )
-        running.clients.abandon()
-        if running.caching is not None:
-            running.caching.abandon()
-        if self._budgets is not None:
-            self._budgets.on_change.clear()  # the lanes of that loop hear of nothing any more
+        running.abandon()
         self._running = None
 
     def _lanes(self) -> list[Lane]:
         return list(self._running.lanes.values()) if self._running and self._running.is_here() else []
-
-    def _open_lane(self, running: _Running, model: str) -> Lane:
-        import llm_gateway.clients.runnable  # noqa: F401 - LangChain's import is nobody's time in the queue
-
-        retry = self._config.retry
-        # All of them before anything else is made: without a key nothing stays behind.
-        clients = [(deployment, running.clients.connect(deployment)) for deployment in self._deployments[model]]
-        upstreams = [
-            Upstream(
-                deployment=deployment,
-                client=client,
-                pace=running.paces.of(deployment),
-                quota=self._quotas.setdefault(f"{model} {deployment.label}", RetryQuota.full(retry.quota)),
-                price=price_of(deployment),
-            )
-            for deployment, client in clients
-        ]
-        outcomes = Outcomes(
-            model=model,
-            label=upstreams[0].label,
-            policy=RetryPolicy(
-                max_attempts=retry.max_attempts,
-                base=retry.base_delay,
-                longest=retry.max_delay,
-                longest_hint=retry.longest_hint,
-                max_throttles=retry.max_throttles,
-            ),
-            rng=self._rng,
-            observer=self._observer,
-            clock=self._clock,
-            with_text=self._config.logs.text,
-        )
-        lane = running.lanes[model] = Lane(
-            upstreams,
-            outcomes,
-            settings=self._config.batching,
-            fall_back=self._fall_back,
-            estimator=self._estimator,
-            budgets=self._budgets,
-            clock=self._clock,
-            observer=self._observer,
-            tells_beginnings=self._tells_beginnings,
-        )
-        if self._config.freeze:
-            gc.collect()
-            gc.freeze()
-        return lane
-
-    def _fall_back(self, ticket: Ticket, kind: str) -> bool:
-        """Hand a ticket to the next model that may stand in after an error of `kind`; False if there is none.
-
-        The list is that of the model that was asked for. One whose breaker is open, or that cannot take this request,
-        is passed over.
-        """
-        running = self._running
-        asked = ticket.tried[0] if ticket.tried else ticket.home.model
-        for model in self._config.models[asked].fallbacks_after(kind):
-            if running is None or self._gives_up or model in ticket.tried or model == ticket.home.model:
-                continue
-            try:
-                lane = running.lanes.get(model) or self._open_lane(running, model)
-                if not lane.is_resting:
-                    lane.adopt(ticket)
-                    return True
-            except GatewayError as error:
-                log.warning("model '%s' cannot stand in for '%s': %s", model, asked, type(error).__name__)
-        return False
-
-
-class _Running:
-    """What belongs to one event loop: its clients and its lanes."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, clients: ClientFactory, paces: Paces, clock: Clock) -> None:
-        self.loop = loop
-        self.clients = clients
-        self.paces = paces
-        self.coalescing = Coalescing(clock)
-        self.caching: Caching | None = None
-        self.lanes: dict[str, Lane] = {}
-
-    def is_here(self) -> bool:
-        """Whether its loop is the running one."""
-        return self.loop is asyncio._get_running_loop()  # noqa: SLF001 - None where no loop runs
-
-
-async def _outcomes(
-    asked: Sequence[LLMRequest], lanes: Sequence[Lane | GatewayError], since: float
-) -> list[LLMResponse | BaseException]:
-    """Answer the requests of a batch; after a cancel none of them is under way."""
-    entered: list[Ticket | GatewayError | None] = [None] * len(asked)
-    try:
-        await _enter_all(asked, lanes, entered, since)
-        return [each if isinstance(each, GatewayError) else await _outcome(each) for each in entered]
-    finally:
-        for each in entered:
-            if isinstance(each, Ticket):
-                each.home.discard(each)
-
-
-async def _enter_all(
-    asked: Sequence[LLMRequest],
-    lanes: Sequence[Lane | GatewayError],
-    entered: list[Ticket | GatewayError | None],
-    since: float,
-) -> None:
-    """Submit each request to its lane as soon as there is room, and note its ticket or its error at its place."""
-    queues: dict[tuple[Lane, RequestPriority], list[int]] = {}
-    for place, (request, lane) in enumerate(zip(asked, lanes, strict=True)):
-        if isinstance(lane, Lane):
-            queues.setdefault((lane, inherited(request).priority), []).append(place)
-        else:
-            entered[place] = lane
-
-    async def enter(lane: Lane, places: Sequence[int]) -> None:
-        for count, place in enumerate(places, 1):
-            if count % AT_ONCE == 0:
-                await asyncio.sleep(0)
-            entered[place] = await _enter(lane, asked[place], since)
-
-    # A full queue must not hold up the items that go to another one.
-    async with asyncio.TaskGroup() as group:
-        for (lane, _), places in queues.items():
-            group.create_task(enter(lane, places))
-
-
-async def _enter(lane: Lane, request: LLMRequest, since: float) -> Ticket | GatewayError:
-    """Submit as soon as there is room."""
-    try:
-        await lane.room(request)
-        return lane.submit(request, since=since)
-    except GatewayError as error:
-        return error
-
-
-async def _outcome(ticket: Ticket | None) -> LLMResponse | BaseException:
-    """Wait for an answer or an error; our own cancellation is neither."""
-    assert ticket is not None  # noqa: S101 - all have entered before any is waited for
-    if not ticket.reply.done():
-        await asyncio.wait((ticket.reply,))
-    return ticket.reply.exception() or ticket.reply.result()

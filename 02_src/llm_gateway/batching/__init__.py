@@ -6,5 +6,6 @@ A batch is what queued while the slots were busy. An idle lane sends after one t
 
 from llm_gateway.batching.asking import Asker, inherited, lent_slot, on_behalf_of
 from llm_gateway.batching.lane import Lane
+from llm_gateway.batching.many import answers_of
 
-__all__ = ["Asker", "Lane", "inherited", "lent_slot", "on_behalf_of"]
+__all__ = ["Asker", "Lane", "answers_of", "inherited", "lent_slot", "on_behalf_of"]

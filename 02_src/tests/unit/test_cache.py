@@ -417,7 +417,7 @@ class Failing:
 
 
 def over_store(store: Any, monkeypatch: pytest.MonkeyPatch, provider: FakeProvider) -> LLMGateway:
-    monkeypatch.setattr("llm_gateway.gateway.store_of", lambda *_: (store, "here"))
+    monkeypatch.setattr("llm_gateway.serving.store_of", lambda *_: (store, "here"))
     return caching(provider)
 
 
