@@ -428,6 +428,37 @@ async def test_it(recorded_gateway):
     folder.runpytest_inprocess().assert_outcomes(passed=1)
 
 
+def test_vectors_are_recorded_without_secrets_and_replayed_and_a_text_that_drifted_fails(
+    folder: pytest.Pytester, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = f"""
+@pytest.fixture
+def llm_gateway_config():
+    return {{"models": {{"e": {{"provider": "openai", "model": "text-embedding-3-small", "embedding": True}}}}}}
+
+
+async def test_it(recorded_gateway):
+    answers = await asyncio.gather(*[recorded_gateway.embed([text], model="e") for text in ("one", "{KEY}")])
+    assert len({{tuple(answer.vectors[0]) for answer in answers}}) == 2
+"""
+    write(folder, body)
+    folder.runpytest_inprocess("--llm-record").assert_outcomes(passed=1)
+    assert len(provider.ledger) == 1
+    text = path_of(folder, "test_it").read_text()
+    assert [each["text"] for each in json.loads(text)["vectors"]] == ["[key]", "one"]
+    assert "canary" not in text
+    without_provider(monkeypatch)
+    folder.runpytest_inprocess().assert_outcomes(passed=1)
+    write(folder, body.replace('"one"', '"one!"'))
+    result = folder.runpytest_inprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            '*test_it.json has no vector of "one!" by e. The nearest recorded text is "one". If * --llm-record *'
+        ]
+    )
+
+
 def test_chaos_falls_on_a_replay_and_a_retry_gets_the_recorded_answer(
     folder: pytest.Pytester, provider: Emulator
 ) -> None:
