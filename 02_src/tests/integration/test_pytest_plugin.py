@@ -453,9 +453,7 @@ async def test_it(recorded_gateway):
     result = folder.runpytest_inprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        [
-            '*test_it.json has no vector of "one!" by e. The nearest recorded text is "one". If * --llm-record *'
-        ]
+        ['*test_it.json has no vector of "one!" by e. The nearest recorded text is "one". If * --llm-record *']
     )
 
 
