@@ -200,10 +200,20 @@ def test_the_same_chaos_comes_in_every_run(folder: pytest.Pytester) -> None:
     write(
         folder,
         """
-@pytest.mark.llm_chaos(seed=7, rate_limits=0.1, outages=0.1, slow=0.2, truncated=0.2)
+async def streamed(gateway, number):
+    try:
+        return [piece async for piece in gateway.stream(ask(f"stream {number}", request_id=f"s{number}"))][-1]
+    except GatewayError as error:
+        return error
+
+
+@pytest.mark.llm_chaos(seed=7, rate_limits=0.1, outages=0.1, slow=0.6, truncated=0.2, cut_streams=0.4)
 async def test_it(mock_gateway):
     asked = [ask(f"question {number}", request_id=str(number)) for number in range(20)]
     outcomes = await mock_gateway.batch(asked, return_exceptions=True)
+    outcomes += [await streamed(mock_gateway, number) for number in range(10)]
+    kinds = {call.outcome for call in mock_gateway.calls}
+    assert {"rate_limit", "unavailable", "timeout", "incomplete_response"} <= kinds, kinds
     print("\\noutcomes", [type(each).__name__ for each in outcomes])
     print("calls", [(str(call), call.at) for call in mock_gateway.calls])
     mock_gateway.assert_called(rule="chaos")
@@ -211,6 +221,7 @@ async def test_it(mock_gateway):
     )
     runs = [folder.runpytest_inprocess("-s") for _ in range(2)]
     lines = [[line for line in run.outlines if line.startswith(("outcomes", "calls"))] for run in runs]
+    assert "StreamInterruptedError" in lines[0][0]
     assert len(lines[0]) == 2
     assert lines[0] == lines[1]
 
