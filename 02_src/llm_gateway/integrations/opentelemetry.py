@@ -183,7 +183,7 @@ class GatewayTelemetry:
             event.time_to_first_token,
             None if usage is None else (usage.input_tokens, usage.output_tokens),
             event.cost_usd,
-            request.context if request is not None and request.sampled else None,
+            request.span.get_span_context() if request is not None and request.sampled else None,
         )
         self._measures.add(figures)
 

@@ -13,14 +13,17 @@ from itertools import count
 from typing import NamedTuple
 
 from opentelemetry import context as contexts
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
 
 DURATION_BOUNDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 FIRST_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 TOKEN_BOUNDS = tuple(4**power for power in range(14))
 
 MOST = 10_000  # requests that wait to be recorded; about 4 MB
+MOST_AT_FIRST = 1000  # before the first collection, since there may never be one
 BREATH = 16  # requests that are recorded before other threads get their turn
+
+EMPTY = contexts.Context()
 
 _numbers = count(1)
 
@@ -45,7 +48,7 @@ class Figures(NamedTuple):
     first: float | None
     tokens: tuple[int, int] | None  # input, output
     cost: float | None
-    context: contexts.Context | None  # None: its trace is not sampled, so it serves as no example
+    span: trace.SpanContext | None  # None: its trace is not sampled, so it serves as no example
 
 
 class _Series:
@@ -71,7 +74,7 @@ class Measures:
     """The instruments of a gateway, and what they have not been told yet.
 
     Nothing is missing from a collection: it begins with recording what waits. Where nobody collects, or too seldom,
-    `MOST` requests wait and each further one has the oldest recorded.
+    `MOST` requests wait, or `MOST_AT_FIRST`, and each further one has the oldest recorded.
     """
 
     def __init__(self, meter: metrics.Meter) -> None:
@@ -106,16 +109,18 @@ class Measures:
         # name is its own, since a meter gives a second gateway the instrument of the first, without the callback.
         meter.create_observable_counter(f"llm_gateway.collection.{next(_numbers)}", callbacks=[self._collected])
         self._waiting: deque[Figures] = deque()
+        self._most = MOST_AT_FIRST
         self._series: dict[Kind, _Series] = {}
 
     def add(self, figures: Figures) -> None:
         """Keep what was measured of a request until somebody collects."""
         self._waiting.append(figures)
-        if len(self._waiting) > MOST:
+        if len(self._waiting) > self._most:
             self._record(1)
 
     def _collected(self, _options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
         """Record all that waits now."""
+        self._most = MOST
         left = len(self._waiting)
         while left > 0:
             self._record(min(left, BREATH))
@@ -138,7 +143,9 @@ class Measures:
             self._cost.add(cost, {"gen_ai.request.model": model})
 
     def _record_one(self, figures: Figures) -> None:
-        kind, duration, wait, first, tokens, _, context = figures
+        kind, duration, wait, first, tokens, _, span = figures
+        # Nothing but the span's ids: what waits must not keep whole spans, with their texts, in memory.
+        context = None if span is None else trace.set_span_in_context(trace.NonRecordingSpan(span), EMPTY)
         series = self._series.get(kind) or self._series.setdefault(kind, _Series(kind))
         if tokens is not None:
             self._tokens.record(tokens[0], series.input, context)

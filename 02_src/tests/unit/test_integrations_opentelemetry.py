@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -209,16 +211,33 @@ async def test_a_measurement_points_to_its_sampled_trace(watched: Watched) -> No
 
 
 async def test_where_nobody_collects_a_bounded_number_of_requests_waits_and_none_is_lost(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llm_gateway.integrations.otel_measures.MOST", 3)
+    monkeypatch.setattr("llm_gateway.integrations.otel_measures.MOST_AT_FIRST", 3)
+    monkeypatch.setattr("llm_gateway.integrations.otel_measures.MOST", 5)
+    watched = Watched.make()
     async with gateway_over(FakeProvider(), observers=[watched.telemetry]) as gateway:
-        for number in range(20):
-            await gateway.request(ask(str(number)))
-    for _ in range(2):  # a second collection records nothing twice
-        assert [point.count for point in watched.points("gen_ai.client.operation.duration")] == [20]
-        (cost,) = watched.points("llm_gateway.cost")
-        assert cost.value == pytest.approx(20 * (10 * 0.15e-6 + 5 * 0.6e-6))
+        for round_ in (1, 2):
+            for number in range(20):
+                await gateway.request(ask(f"{round_} {number}"))
+            for _ in range(2):  # a second collection records nothing twice
+                assert [point.count for point in watched.points("gen_ai.client.operation.duration")] == [20 * round_]
+                (cost,) = watched.points("llm_gateway.cost")
+                assert cost.value == pytest.approx(20 * round_ * (10 * 0.15e-6 + 5 * 0.6e-6))
+
+
+async def test_what_waits_to_be_recorded_keeps_no_span_in_memory() -> None:
+    spans = TracerProvider(shutdown_on_exit=False)
+    kept: list[weakref.ref[trace.Span]] = []
+
+    def look(_: LLMRequest) -> None:
+        kept.append(weakref.ref(trace.get_current_span()))
+
+    telemetry = GatewayTelemetry(tracer_provider=spans, meter_provider=MeterProvider(shutdown_on_exit=False))
+    async with gateway_over(FakeProvider(answer=look), observers=[telemetry]) as gateway:
+        await gateway.batch([ask("a"), ask("b")])
+    gc.collect()
+    assert [span() for span in kept] == [None, None]
 
 
 async def test_collections_in_another_thread_lose_nothing_and_count_nothing_twice(watched: Watched) -> None:
