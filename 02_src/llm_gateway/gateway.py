@@ -35,7 +35,7 @@ from llm_gateway.stats import Stats
 if TYPE_CHECKING:
     from llm_gateway.clients.base import ClientFactory
     from llm_gateway.clients.batches import BatchLine
-    from llm_gateway.integrations.langchain import GatewayChatModel
+    from llm_gateway.integrations.langchain import GatewayChatModel, GatewayEmbeddings
     from llm_gateway.jobs import Job
 
 log = logging.getLogger("llm_gateway")
@@ -317,6 +317,22 @@ class LLMGateway:
             stop=stop,
             deadline=deadline,
         )
+
+    def as_langchain_embeddings(
+        self,
+        model: ModelProvider | str,
+        *,
+        priority: RequestPriority | None = None,
+        agent: str | None = None,
+        deadline: float | None = None,
+    ) -> GatewayEmbeddings:
+        """Return a LangChain embedding model whose calls go through this gateway, from any thread and any event loop.
+
+        `model` is one that is configured with `embedding`; what is left out is as in `embed`.
+        """
+        from llm_gateway.integrations.langchain import GatewayEmbeddings
+
+        return GatewayEmbeddings(gateway=self, model=model, priority=priority, agent=agent, deadline=deadline)
 
     # --- the end ----------------------------------------------------------------------------------------------
 

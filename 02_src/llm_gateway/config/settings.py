@@ -365,7 +365,7 @@ class GatewayConfig(Settings):
     cache: CacheSettings | None = None
     """Default: no answer is kept."""
     coalesce: bool = False
-    """Let identical requests at temperature 0 that are under way at the same time share one call."""
+    """Let identical requests at temperature 0 that are under way at the same time share one call; streams never do."""
     freeze: bool = False
     """Once a model's libraries are loaded, let Python's garbage collector look at what was made since, and no more at
     the rest of the process: `gc.collect()` and `gc.freeze()`. Its longest pauses, tens of milliseconds, go away; what

@@ -15,17 +15,18 @@ from typing import Any
 
 from llm_gateway.errors import MissingDependencyError
 from llm_gateway.events import AttemptBegan, AttemptFailed, Event, RequestDone, RequestQueued, RetryScheduled
+from llm_gateway.models import RequestPriority
 
 try:
     from opentelemetry import context as contexts
     from opentelemetry import metrics, trace
+
+    from llm_gateway.integrations.otel_measures import Figures, Kind, Measures
 except ImportError:
     raise MissingDependencyError("pip install 'llm-gateway[otel]'") from None
 
 SCOPE = "llm_gateway"
-DURATION_BOUNDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-FIRST_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-TOKEN_BOUNDS = tuple(4**power for power in range(14))
+PRIORITIES = {priority: priority.name.lower() for priority in RequestPriority}
 
 # The conventions' own words for the kinds of provider; they do not know the others, which keep our name.
 PROVIDERS: Mapping[str, str] = {
@@ -46,11 +47,12 @@ class _Open:
     """The spans of a request that has not ended."""
 
     span: trace.Span
+    operation: str
+    sampled: bool  # otherwise its span records nothing, and stands for its attempts too
     context: contexts.Context  # in which `span` is the current one
     attempt: trace.Span | None = None
     before: contexts.Context | None = None  # what was current when the attempt began
     provider: str | None = None
-    operation: str = "chat"
 
 
 class GatewayTelemetry:
@@ -75,34 +77,7 @@ class GatewayTelemetry:
         release = version("llm-gateway")
         self._tracer = trace.get_tracer(SCOPE, release, tracer_provider)
         self._with_text = with_text
-        meter = metrics.get_meter(SCOPE, release, meter_provider)
-        self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration",
-            unit="s",
-            description="From the submission of a request to its end, waiting and retries included.",
-            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
-        )
-        self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage",
-            unit="{token}",
-            description="Tokens of a request, as the provider counted them.",
-            explicit_bucket_boundaries_advisory=TOKEN_BOUNDS,
-        )
-        self._wait = meter.create_histogram(
-            "llm_gateway.queue.wait",
-            unit="s",
-            description="Time of a request in the queue and between its attempts.",
-            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
-        )
-        self._first = meter.create_histogram(
-            "gen_ai.client.operation.time_to_first_chunk",
-            unit="s",
-            description="From the beginning of a streamed request's last call to its first piece of content.",
-            explicit_bucket_boundaries_advisory=FIRST_BOUNDS,
-        )
-        self._cost = meter.create_counter(
-            "llm_gateway.cost", unit="{USD}", description="Sum of the known costs in US dollars."
-        )
+        self._measures = Measures(metrics.get_meter(SCOPE, release, meter_provider))
         self._open: dict[str, _Open] = {}
         self._hear: Mapping[type[Event], Callable[[Any], None]] = {
             RequestQueued: self._queued,
@@ -130,16 +105,22 @@ class GatewayTelemetry:
                 "gen_ai.operation.name": event.operation,
                 "gen_ai.request.model": event.model,
                 "llm_gateway.request.id": event.request_id,
-                "llm_gateway.request.priority": event.priority.name.lower(),
+                "llm_gateway.request.priority": PRIORITIES[event.priority],
             },
         )
-        self._open[event.request_id] = _Open(span, trace.set_span_in_context(span), operation=event.operation)
+        context = trace.set_span_in_context(span)
+        self._open[event.request_id] = _Open(span, event.operation, span.is_recording(), context)
 
     def _began(self, event: AttemptBegan) -> None:
         request = self._open.get(event.request_id)
         if request is None:
             return
         request.provider = PROVIDERS.get(event.provider, event.provider)
+        request.before = contexts.get_current()
+        if not request.sampled:  # decided once: nothing more is made of it, and the call still sees its trace
+            request.attempt = request.span
+            contexts.attach(request.context)
+            return
         request.span.add_event("llm_gateway.queue.left", {"llm_gateway.queue.wait": event.queue_wait})
         # It bears no gen_ai.* attributes of its own: whoever counts the operations of a trace counts each one once.
         attempt = request.attempt = self._tracer.start_span(
@@ -152,7 +133,6 @@ class GatewayTelemetry:
                 "llm_gateway.deployment": event.deployment,
             },
         )
-        request.before = contexts.get_current()
         contexts.attach(trace.set_span_in_context(attempt, request.context))
 
     def _failed(self, event: AttemptFailed) -> None:
@@ -180,41 +160,32 @@ class GatewayTelemetry:
         self._measure(event, request, error)
         if request is None:
             return
-        for span in filter(None, (request.attempt, request.span)):
-            if error is not None:
+        if error is not None and request.sampled:
+            for span in filter(None, (request.attempt, request.span)):
                 span.set_attribute("error.type", error)
                 if error != "cancelled":  # a caller that leaves is nobody's failure
                     span.set_status(trace.StatusCode.ERROR)
         _end_attempt(request)
-        if request.span.is_recording():
+        if request.sampled:
             request.span.set_attributes(self._facts(event, request.provider))
-        request.span.end()
+            request.span.end()
 
     # --- what is told of it -------------------------------------------------------------------------------------
 
     def _measure(self, event: RequestDone, request: _Open | None, error: str | None) -> None:
-        context = request.context if request else None
-        provider, model = _provider_and_model(event, request.provider if request else None)
-        labels = {
-            "gen_ai.operation.name": request.operation if request else "chat",
-            "gen_ai.provider.name": provider,
-            "gen_ai.request.model": event.model,
-            "gen_ai.response.model": model,
-        }
-        if event.usage is not None:
-            usage = event.usage
-            self._tokens.record(usage.input_tokens, labels | {"gen_ai.token.type": "input"}, context)
-            self._tokens.record(usage.output_tokens, labels | {"gen_ai.token.type": "output"}, context)
-        if event.time_to_first_token is not None:
-            self._first.record(event.time_to_first_token, labels, context)
-        # Ours have few labels: an SDK cleans and hashes all of them at every call.
-        if event.cost_usd is not None:
-            self._cost.add(event.cost_usd, {"gen_ai.request.model": event.model}, context)
-        own = {"gen_ai.request.model": event.model, "llm_gateway.request.priority": event.priority.name.lower()}
-        self._wait.record(event.queue_wait, own, context)
-        if error is not None:
-            labels["error.type"] = error
-        self._duration.record(event.queue_wait + event.provider_time, labels, context)
+        provider, answered = _provider_and_model(event, request.provider if request else None)
+        operation = request.operation if request else "chat"
+        usage = event.usage
+        figures = Figures(
+            Kind(operation, provider, event.model, answered, PRIORITIES[event.priority], error),
+            event.queue_wait + event.provider_time,
+            event.queue_wait,
+            event.time_to_first_token,
+            None if usage is None else (usage.input_tokens, usage.output_tokens),
+            event.cost_usd,
+            request.span.get_span_context() if request is not None and request.sampled else None,
+        )
+        self._measures.add(figures)
 
     def _facts(self, event: RequestDone, provider: str | None) -> dict[str, Any]:
         """Return the attributes of a request's span that are known at its end."""
@@ -258,7 +229,8 @@ def _end_attempt(request: _Open) -> None:
     # By a token it could be taken back in the very same context only; a deadline ends an attempt from another one.
     if request.before is not None and trace.get_current_span() is attempt:
         contexts.attach(request.before)
-    attempt.end()
+    if attempt is not request.span:
+        attempt.end()
 
 
 def _provider_and_model(event: RequestDone, provider: str | None) -> tuple[str, str]:

@@ -22,17 +22,21 @@ from llm_gateway.events import (
     RetryScheduled,
 )
 from llm_gateway.gateway import LLMGateway
+from llm_gateway.models import RequestPriority
 
 try:
-    from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+    from prometheus_client import CollectorRegistry, start_http_server
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
+
+    from llm_gateway.integrations.tallies import Spreads, Sums, Tallies
 except ImportError:
     raise MissingDependencyError("pip install 'llm-gateway[prometheus]'") from None
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 MOST_BUDGETS = 200  # that have series; each agent may have one
+PRIORITIES = {priority: priority.name.lower() for priority in RequestPriority}
 OTHER = "other"  # the agents beyond those that have series of their own
 _DeploymentStanding = tuple[tuple[str, str], Mapping[str, Any]]
 PATIENCE = 1.0  # seconds that a scrape waits for a busy event loop to say where its limits stand
@@ -52,7 +56,7 @@ class GatewayMetrics:
         self.registry = CollectorRegistry() if registry is None else registry
         self._max_agents = max_agents
         self._agents: set[str] = set()
-        self._make()
+        self.registry.register(self._make())
         self._standing = _Standing()
         self.registry.register(self._standing)
         self._count: Mapping[type[Event], Callable[[Any], None]] = {
@@ -64,72 +68,44 @@ class GatewayMetrics:
             RequestDone: self._done,
         }
 
-    def _make(self) -> None:
-        registry = self.registry
-        self._requests = Counter(
-            "llm_gateway_requests",
-            'Requests that ended. The outcome is "ok", "cancelled" or the kind of the error.',
-            ("model", "priority", "outcome"),
-            registry=registry,
-        )
-        self._waits = Histogram(
-            "llm_gateway_queue_wait_seconds",
-            "Time of a request in the queue and between its attempts.",
-            ("model", "priority"),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._provider = Histogram(
-            "llm_gateway_provider_seconds",
-            "Time of a request in provider calls, all its attempts together.",
-            ("model",),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._first = Histogram(
+    def _make(self) -> Tallies:
+        seconds = "llm_gateway_queue_wait_seconds", "Time of a request in the queue and between its attempts."
+        self._waits = Spreads(*seconds, ("model", "priority"), SECONDS)
+        seconds = "llm_gateway_provider_seconds", "Time of a request in provider calls, all its attempts together."
+        self._provider = Spreads(*seconds, ("model",), SECONDS)
+        self._first = Spreads(
             "llm_gateway_time_to_first_token_seconds",
             "From the beginning of a streamed request's last call to its first piece of content.",
             ("model",),
-            buckets=SECONDS,
-            registry=registry,
+            SECONDS,
         )
-        self._attempts = Counter(
-            "llm_gateway_attempts", "Provider calls that began.", ("model", "deployment"), registry=registry
+        sizes = "llm_gateway_batch_size", "Requests that left for the provider together."
+        self._sizes = Spreads(*sizes, ("model",), SIZES)
+        self._requests = Sums(
+            "llm_gateway_requests",
+            'Requests that ended. The outcome is "ok", "cancelled" or the kind of the error.',
+            ("model", "priority", "outcome"),
         )
-        self._errors = Counter(
+        self._attempts = Sums("llm_gateway_attempts", "Provider calls that began.", ("model", "deployment"))
+        self._errors = Sums(
             "llm_gateway_attempt_errors",
             'Provider calls that failed, by kind of error; a 429 is "rate_limit".',
             ("model", "deployment", "kind"),
-            registry=registry,
         )
-        self._retries = Counter(
-            "llm_gateway_retries", "Repetitions that were decided on.", ("model", "kind"), registry=registry
-        )
-        self._tokens = Counter(
+        self._retries = Sums("llm_gateway_retries", "Repetitions that were decided on.", ("model", "kind"))
+        self._tokens = Sums(
             "llm_gateway_tokens",
             "Tokens as the provider counted them; cache_read and cache_write are parts of input.",
             ("model", "agent", "type"),
-            registry=registry,
         )
-        self._cost = Counter(
-            "llm_gateway_cost_dollars", "Sum of the known costs in US dollars.", ("model", "agent"), registry=registry
-        )
-        self._cached = Counter(
-            "llm_gateway_cached_requests", "Requests answered from the cache.", ("model",), registry=registry
-        )
-        self._saved = Counter(
+        self._cost = Sums("llm_gateway_cost_dollars", "Sum of the known costs in US dollars.", ("model", "agent"))
+        self._cached = Sums("llm_gateway_cached_requests", "Requests answered from the cache.", ("model",))
+        self._saved = Sums(
             "llm_gateway_saved_dollars",
             "What the answers from the cache cost when they were made.",
             ("model", "agent"),
-            registry=registry,
         )
-        self._sizes = Histogram(
-            "llm_gateway_batch_size",
-            "Requests that left for the provider together.",
-            ("model",),
-            buckets=SIZES,
-            registry=registry,
-        )
+        return Tallies([each for each in vars(self).values() if isinstance(each, Sums | Spreads)])
 
     def watch(self, gateway: LLMGateway) -> None:
         """Ask `gateway` at each scrape where it stands; in place of another one, if there was one."""
@@ -159,41 +135,41 @@ class GatewayMetrics:
         self._standing.loop = asyncio.get_running_loop()
 
     def _closed(self, event: BatchClosed) -> None:
-        self._sizes.labels(event.model).observe(event.size)
+        self._sizes[event.model,].add(event.size)
 
     def _began(self, event: AttemptBegan) -> None:
-        self._attempts.labels(event.model, event.deployment).inc()
+        self._attempts[event.model, event.deployment] += 1
 
     def _failed(self, event: AttemptFailed) -> None:
-        self._errors.labels(event.model, event.deployment, event.kind).inc()
+        self._errors[event.model, event.deployment, event.kind] += 1
 
     def _retried(self, event: RetryScheduled) -> None:
-        self._retries.labels(event.model, event.kind).inc()
+        self._retries[event.model, event.kind] += 1
 
     def _done(self, event: RequestDone) -> None:
-        priority = event.priority.name.lower()
-        self._requests.labels(event.model, priority, event.outcome).inc()
-        self._waits.labels(event.model, priority).observe(event.queue_wait)
+        model, priority = event.model, PRIORITIES[event.priority]
+        self._requests[model, priority, event.outcome] += 1
+        self._waits[model, priority].add(event.queue_wait)
         if event.attempt:
-            self._provider.labels(event.model).observe(event.provider_time)
+            self._provider[model,].add(event.provider_time)
         if event.time_to_first_token is not None:
-            self._first.labels(event.model).observe(event.time_to_first_token)
+            self._first[model,].add(event.time_to_first_token)
         agent = self._agent(event.agent)
         if event.cost_usd is not None:
-            self._cost.labels(event.model, agent).inc(event.cost_usd)
+            self._cost[model, agent] += event.cost_usd
         if event.cached:
-            self._cached.labels(event.model).inc()
-            self._saved.labels(event.model, agent).inc(event.saved_usd or 0.0)
+            self._cached[model,] += 1
+            self._saved[model, agent] += event.saved_usd or 0.0
         usage = event.usage
         if usage is None:
             return
-        tokens = self._tokens.labels
-        tokens(event.model, agent, "input").inc(usage.input_tokens)
-        tokens(event.model, agent, "output").inc(usage.output_tokens)
+        tokens = self._tokens
+        tokens[model, agent, "input"] += usage.input_tokens
+        tokens[model, agent, "output"] += usage.output_tokens
         if usage.cache_read_tokens:
-            tokens(event.model, agent, "cache_read").inc(usage.cache_read_tokens)
+            tokens[model, agent, "cache_read"] += usage.cache_read_tokens
         if usage.cache_write_tokens:
-            tokens(event.model, agent, "cache_write").inc(usage.cache_write_tokens)
+            tokens[model, agent, "cache_write"] += usage.cache_write_tokens
 
     def _agent(self, agent: str | None) -> str:
         """Return the label of an agent: its name, "other" if there are too many, "" where none is named."""

@@ -7,20 +7,22 @@ import os
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm_gateway.clients.base import ChatClient, ClientFactory, Completion, Deployment
 from llm_gateway.clock import Clock
 from llm_gateway.config import GatewayConfig, SharedSettings, endpoint_of, load_config
-from llm_gateway.errors import ConfigurationError, ProviderError
+from llm_gateway.errors import ProviderError
 from llm_gateway.gateway import LLMGateway
+from llm_gateway.integrations.recorded_vectors import VectorTape, sizes_of
 from llm_gateway.integrations.recording import Tape, deployments_of, reply_of, reply_of_error
 from llm_gateway.mock_gateway import Chaos, MockLLMGateway
 from llm_gateway.mock_gateway.calls import Ledger, RecordedCall
 from llm_gateway.mock_gateway.matching import Asked
 from llm_gateway.mock_gateway.scripted import ScriptedClient, ScriptedClients
-from llm_gateway.models import LLMRequest, ReasoningDelta, StreamDelta, TextDelta
+from llm_gateway.models import EmbeddingRequest, LLMRequest, ReasoningDelta, StreamDelta, TextDelta
 
 MASK = "[key]"
 SHORTEST_KEY = 6  # characters; a shorter "key" is a placeholder, and may well be a word
@@ -65,8 +67,9 @@ class RecordedGateway(MockLLMGateway):
             test=test,
             shown_path=shown_path,
             remedy=remedy,
-            mask=mask_of(loaded),
-            known=deployments_of(loaded),
+            mask=(mask := mask_of(loaded)),
+            known=(known := deployments_of(loaded)),
+            vectors=VectorTape(mask, known, sizes_of(loaded)),
         )
         self.tape.load()
         self._script = self.tape
@@ -106,16 +109,9 @@ class RecordingClients:
         self._clock = clock
 
     def connect(self, deployment: Deployment, /) -> ChatClient:
-        """Return a client. Raises ConfigurationError as the real one does: recording needs the key.
-
-        Also for an embedding model: which texts share a call depends on the moment, and no call would come again.
-        """
-        if deployment.settings.embedding:
-            raise ConfigurationError(
-                f"The model '{deployment.name}' makes vectors, and those are not recorded; use the fixture "
-                "mock_gateway, whose vectors depend on the text and the seed alone."
-            )
-        return RecordingClient(
+        """Return a client. Raises ConfigurationError as the real one does: recording needs the key."""
+        kind = RecordingVectors if deployment.settings.embedding else RecordingClient
+        return kind(
             deployment,
             self._real.connect(deployment),
             self._scripted.connect(deployment),
@@ -210,6 +206,33 @@ class RecordingClient:
     def _keep(self, call: RecordedCall, reply: Mapping[str, Any] | None) -> None:
         if reply is not None:
             self._tape.record(self._asked(call.request, call.attempt), self._deployment.label, reply)
+
+
+class RecordingVectors(RecordingClient):
+    """Asks the real model for the vectors of the texts that the tape has not."""
+
+    async def generate(self, request: LLMRequest, /) -> Completion:
+        """Answer with one call at most; why a single text has no vector is kept too."""
+        tape, name = self._tape.vectors, self._deployment.name
+        kept = [tape.find(name, str(each.content)) for each in request.messages]
+        if all(kept):
+            return await self._scripted.generate(request)
+        new = [
+            each for each, known in zip(request.messages, kept, strict=True) if known is None or known.vector is None
+        ]
+        part = request.model_copy(update={"messages": new})
+        call = self._begin(part)
+        asked = self._asked(part, call.attempt)
+        try:
+            completion = await self._real.generate(part)
+        except ProviderError as error:
+            reply = reply_of_error(error)
+            if reply is not None and len(new) == 1:
+                tape.record_error(self._deployment.label, asked, reply)
+            raise
+        tape.record(self._deployment.label, asked, completion)
+        assert isinstance(request, EmbeddingRequest)  # noqa: S101 - checked before it was queued
+        return replace(completion, vectors=tape.vectors_of(request, name)[0])
 
 
 def _heard(pieces: list[StreamDelta | Completion]) -> dict[str, Any]:

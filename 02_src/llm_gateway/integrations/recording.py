@@ -16,10 +16,12 @@ from llm_gateway.clients.base import Completion
 from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import ConfigurationError, GatewayError, ProviderError
 from llm_gateway.integrations.drift import differences, likeness
+from llm_gateway.integrations.recorded_vectors import RecordedVector, VectorTape
 from llm_gateway.mock_gateway.answers import ASKED
 from llm_gateway.mock_gateway.matching import Asked, shown
 from llm_gateway.mock_gateway.responses import Part, Reply, ScriptedStream, ScriptedToolCall
-from llm_gateway.mock_gateway.scripted import KINDS
+from llm_gateway.mock_gateway.scripted import KINDS, Vectors
+from llm_gateway.models import EmbeddingRequest
 from llm_gateway.sentences import sentence_of
 
 ABOUT = "Answers of real models, recorded by pytest --llm-record; tests replay them. Keys are masked."
@@ -51,6 +53,7 @@ class Recording(Part):
     version: Literal[1] = 1
     test: str
     calls: list[RecordedAnswer] = Field(default_factory=list)
+    vectors: list[RecordedVector] = Field(default_factory=list)
 
 
 def load_recording(path: Path) -> Recording | None:
@@ -93,6 +96,7 @@ class Tape:
     remedy: str  # the command that records
     mask: Callable[[str], str]
     known: Mapping[str, Sequence[str]]
+    vectors: VectorTape
     exists: bool = False
     missed: list[str] = field(default_factory=list)  # what was said of each request that has no answer
     _kept: list[_Kept] = field(default_factory=list)
@@ -103,14 +107,17 @@ class Tape:
         recording = load_recording(self.path)
         self.exists = recording is not None
         self._kept = [_Kept(call) for call in recording.calls] if recording else []
+        self.vectors.load(recording.vectors if recording else ())
 
     def save(self) -> None:
         """Write what was used, in an order that does not depend on who was answered first; nothing used, no file."""
         calls = sorted((each.call for each in self._kept if each.used), key=_place)
-        if not calls:
+        vectors = self.vectors.used()
+        if not calls and not vectors:
             self.path.unlink(missing_ok=True)
             return
-        data = Recording(test=self.test, calls=calls).model_dump(mode="json", exclude_unset=True)
+        found: dict[str, Any] = {"vectors": vectors} if vectors else {}
+        data = Recording(test=self.test, calls=calls, **found).model_dump(mode="json", exclude_unset=True)
         text = json.dumps({"about": ABOUT, "version": 1, **data}, indent=2, ensure_ascii=False)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
@@ -130,6 +137,8 @@ class Tape:
 
         Raises UnrecordedRequestError.
         """
+        if isinstance(asked.request, EmbeddingRequest):
+            return "recorded", self._vectors_reply(asked)
         kept = self._find(asked)
         if kept is None:
             self.missed.append(self._what_is_missing(asked))
@@ -137,6 +146,20 @@ class Tape:
         kept.used = kept.given = True
         self._served[asked.request.request_id] = kept
         return "recorded", kept.call.reply
+
+    def vectors_of(self, request: EmbeddingRequest, model: str, /) -> Vectors:
+        """Return the vectors of a call that `next_reply` has answered, and what they cost."""
+        return self.vectors.vectors_of(request, model)
+
+    def _vectors_reply(self, asked: Asked) -> Reply:
+        found = self.vectors.reply(asked)
+        if isinstance(found, Reply):
+            return found
+        if self.exists:
+            self.missed.append(f"{self.shown_path} {found} If that is meant, record it: {self.remedy}")
+        else:
+            self.missed.append(self._what_is_missing(asked))
+        raise UnrecordedRequestError(self.missed[-1])
 
     def rewind(self) -> None:
         """Begin every sequence anew."""
@@ -147,7 +170,7 @@ class Tape:
     @property
     def unused(self) -> list[str]:
         """What was recorded and not asked for, each in a few words."""
-        return [_told(each.call.request) for each in self._kept if not each.used]
+        return [_told(each.call.request) for each in self._kept if not each.used] + self.vectors.unused
 
     def _find(self, asked: Asked) -> _Kept | None:
         wanted = self._request(asked)

@@ -30,10 +30,11 @@ from llm_gateway.mock_gateway.chaos import Fate, Weather
 from llm_gateway.mock_gateway.matching import Asked, fits, nearest_rule, shown, what_is_missing
 from llm_gateway.mock_gateway.pieces import pieces_of
 from llm_gateway.mock_gateway.responses import MockResponses, Reply, Rule, ScriptedError, ScriptedStream
-from llm_gateway.models import LLMRequest, StreamDelta, TokenUsage
+from llm_gateway.models import EmbeddingRequest, LLMRequest, StreamDelta, TokenUsage
 from llm_gateway.tokens import estimate_text
 
 DIMENSIONS = 64  # numbers of a vector, unless the model's options say otherwise
+Vectors = tuple[list[list[float]], TokenUsage | None]
 FAIR = Fate()  # nothing befalls the call
 SERVER_ERROR = 500  # the first HTTP status that blames the provider, not the request
 
@@ -64,6 +65,9 @@ class Replies(Protocol):
     def next_reply(self, asked: Asked, /) -> tuple[str, Reply]:
         """Return the answer to a call, and what the rule is called. Raises GatewayError if there is none."""
 
+    def vectors_of(self, request: EmbeddingRequest, model: str, /) -> Vectors | None:
+        """Return the vectors of texts in order, and what they cost; None: they are made up."""
+
     def rewind(self) -> None:
         """Begin anew."""
 
@@ -86,6 +90,9 @@ class Script:
         if self._responses.default is None:
             raise UnmatchedRequestError(_unmatched(rules, asked))
         return "default", self._responses.default
+
+    def vectors_of(self, request: EmbeddingRequest, model: str) -> None:
+        """Return None: rules tell how long a call takes or how it fails, not its vectors."""
 
     def rewind(self) -> None:
         """Begin every sequence anew."""
@@ -246,11 +253,15 @@ class ScriptedVectors(ScriptedClient):
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Answer by the seed after the scripted time."""
         completion = await super().generate(request)
-        texts = [str(message.content) for message in request.messages]
-        size = int(self._deployment.settings.options.get("dimensions") or DIMENSIONS)
-        usage = TokenUsage(input_tokens=sum(max(1, round(estimate_text(each))) for each in texts))
-        vectors = [vector_of(each, size, self._seed) for each in texts]
+        assert isinstance(request, EmbeddingRequest)  # noqa: S101 - checked before it was queued
+        found = self._script.vectors_of(request, self._deployment.name)
+        vectors, usage = self._made_up(request) if found is None else found
         return replace(completion, content="", tool_calls=(), vectors=vectors, usage=usage)
+
+    def _made_up(self, request: EmbeddingRequest) -> Vectors:
+        size = int(self._deployment.settings.options.get("dimensions") or DIMENSIONS)
+        usage = TokenUsage(input_tokens=sum(max(1, round(estimate_text(each))) for each in request.texts))
+        return [vector_of(each, size, self._seed) for each in request.texts], usage
 
 
 def vector_of(text: str, size: int, seed: int) -> list[float]:

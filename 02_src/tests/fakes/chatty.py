@@ -68,6 +68,8 @@ def _chosen(body: Mapping[str, Any], names: list[str]) -> str:
 
 
 def _has_result(body: Mapping[str, Any]) -> bool:
+    if "messages" not in body:  # texts to embed
+        return False
     last = body["messages"][-1]
     content = last.get("content")  # Ollama's result of nothing but a picture has none
     blocks = content if isinstance(content, list) else []

@@ -12,7 +12,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.integration_tests import chat_models as standard
 
 from llm_gateway import LLMGateway
-from llm_gateway.integrations.langchain import GatewayChatModel
+from llm_gateway.integrations.langchain import GatewayChatModel, GatewayEmbeddings
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -68,6 +68,22 @@ class OverGateway:
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"gateway": self._asked, "model": self.model_name}
+
+
+class VectorsOverGateway:
+    """What the gateway's suites for embedding models have in common."""
+
+    @pytest.fixture(autouse=True)
+    def _ask(self, gateway: LLMGateway) -> None:
+        self._asked = gateway
+
+    @property
+    def embeddings_class(self) -> type[GatewayEmbeddings]:
+        return GatewayEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"gateway": self._asked, "model": "vectors"}
 
 
 class Everything(OverGateway, ChatModelIntegrationTests):

@@ -1,4 +1,4 @@
-"""LangChain's own standard tests for chat models, on the mock, on the emulator's three APIs and on a real model."""
+"""LangChain's own standard tests, on the mock, on the emulator's three APIs and on a real model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.tools import BaseTool
-from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
 from pydantic import BaseModel
 
 from fakes import chatty
 from fakes.deployments import CANARY, MODELS, base_url
 from fakes.emulator import Emulator
 from fakes.emulator_thread import emulator_in_a_thread
-from fakes.langchain_suite import Everything, OverGateway, benchmark, no_downloads, vcr
+from fakes.langchain_suite import Everything, OverGateway, VectorsOverGateway, benchmark, no_downloads, vcr
 from llm_gateway import InvalidRequestError, LLMGateway, MockLLMGateway, local_model
 
 __all__ = ["benchmark", "no_downloads", "vcr"]
@@ -127,3 +127,34 @@ class City(BaseModel):
 def test_a_real_models_answer_follows_a_schema(local: LLMGateway) -> None:
     chat = local.as_langchain("local", max_tokens=24).with_structured_output(City)
     assert isinstance(chat.invoke("Paris"), City)
+
+
+VECTORS = {"openai": "text-embedding-3-small", "ollama": "nomic-embed-text"}
+
+
+class TestVectorsOnTheMock(VectorsOverGateway, EmbeddingsIntegrationTests):
+    @pytest.fixture
+    async def gateway(self) -> AsyncIterator[LLMGateway]:
+        model = {"provider": "openai", "model": VECTORS["openai"], "embedding": True}
+        async with MockLLMGateway({"models": {"vectors": model}}) as made:
+            yield made
+
+
+class VectorsOnTheEmulator(VectorsOverGateway, EmbeddingsIntegrationTests):
+    kind: str
+
+    @pytest.fixture
+    async def gateway(self, provider: Emulator) -> AsyncIterator[LLMGateway]:
+        section = {"base_url": base_url(provider.url, self.kind), "api_key": CANARY}
+        model = {"provider": self.kind, "model": VECTORS[self.kind], "embedding": True}
+        config = {"providers": {self.kind: section}, "models": {"vectors": model}, "logs": {"dir": False}}
+        async with LLMGateway(config) as made:
+            yield made
+
+
+class TestVectorsOnOpenAI(VectorsOnTheEmulator):
+    kind = "openai"
+
+
+class TestVectorsOnOllama(VectorsOnTheEmulator):
+    kind = "ollama"

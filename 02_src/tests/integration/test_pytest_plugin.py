@@ -200,10 +200,20 @@ def test_the_same_chaos_comes_in_every_run(folder: pytest.Pytester) -> None:
     write(
         folder,
         """
-@pytest.mark.llm_chaos(seed=7, rate_limits=0.1, outages=0.1, slow=0.2, truncated=0.2)
+async def streamed(gateway, number):
+    try:
+        return [piece async for piece in gateway.stream(ask(f"stream {number}", request_id=f"s{number}"))][-1]
+    except GatewayError as error:
+        return error
+
+
+@pytest.mark.llm_chaos(seed=7, rate_limits=0.1, outages=0.1, slow=0.6, truncated=0.2, cut_streams=0.4)
 async def test_it(mock_gateway):
     asked = [ask(f"question {number}", request_id=str(number)) for number in range(20)]
     outcomes = await mock_gateway.batch(asked, return_exceptions=True)
+    outcomes += [await streamed(mock_gateway, number) for number in range(10)]
+    kinds = {call.outcome for call in mock_gateway.calls}
+    assert {"rate_limit", "unavailable", "timeout", "incomplete_response"} <= kinds, kinds
     print("\\noutcomes", [type(each).__name__ for each in outcomes])
     print("calls", [(str(call), call.at) for call in mock_gateway.calls])
     mock_gateway.assert_called(rule="chaos")
@@ -211,6 +221,7 @@ async def test_it(mock_gateway):
     )
     runs = [folder.runpytest_inprocess("-s") for _ in range(2)]
     lines = [[line for line in run.outlines if line.startswith(("outcomes", "calls"))] for run in runs]
+    assert "StreamInterruptedError" in lines[0][0]
     assert len(lines[0]) == 2
     assert lines[0] == lines[1]
 
@@ -426,6 +437,35 @@ async def test_it(recorded_gateway):
     assert len(provider.ledger) == calls
     without_provider(monkeypatch)
     folder.runpytest_inprocess().assert_outcomes(passed=1)
+
+
+def test_vectors_are_recorded_without_secrets_and_replayed_and_a_text_that_drifted_fails(
+    folder: pytest.Pytester, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = f"""
+@pytest.fixture
+def llm_gateway_config():
+    return {{"models": {{"e": {{"provider": "openai", "model": "text-embedding-3-small", "embedding": True}}}}}}
+
+
+async def test_it(recorded_gateway):
+    answers = await asyncio.gather(*[recorded_gateway.embed([text], model="e") for text in ("one", "{KEY}")])
+    assert len({{tuple(answer.vectors[0]) for answer in answers}}) == 2
+"""
+    write(folder, body)
+    folder.runpytest_inprocess("--llm-record").assert_outcomes(passed=1)
+    assert len(provider.ledger) == 1
+    text = path_of(folder, "test_it").read_text()
+    assert [each["text"] for each in json.loads(text)["vectors"]] == ["[key]", "one"]
+    assert "canary" not in text
+    without_provider(monkeypatch)
+    folder.runpytest_inprocess().assert_outcomes(passed=1)
+    write(folder, body.replace('"one"', '"one!"'))
+    result = folder.runpytest_inprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ['*test_it.json has no vector of "one!" by e. The nearest recorded text is "one". If * --llm-record *']
+    )
 
 
 def test_chaos_falls_on_a_replay_and_a_retry_gets_the_recorded_answer(

@@ -49,6 +49,16 @@ async def test_pieces_come_first_and_the_whole_answer_last() -> None:
     assert [(event.outcome, event.time_to_first_token) for event in done] == [("ok", 1.0)]
 
 
+async def test_identical_streams_make_a_call_each_also_where_requests_share_theirs() -> None:
+    provider = FakeProvider(script=["one two", "one two", "one two"])
+    async with gateway_over(provider, coalesce=True) as gateway:
+        both = await asyncio.gather(
+            pieces_of(gateway, ask("a")), pieces_of(gateway, ask("b")), gateway.request(ask("c"))
+        )
+    assert [len(pieces) for pieces in both[:2]] == [3, 3]
+    assert len(provider.ledger) == 3
+
+
 async def test_statistics_tell_the_time_to_the_first_token() -> None:
     async with gateway_over(FakeProvider()) as gateway:
         await pieces_of(gateway, ask("a"))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +16,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 from fakes.provider import FakeProvider, ask, gateway_over, rate_limited, unavailable
@@ -42,9 +46,10 @@ class Watched:
     reader: InMemoryMetricReader
 
     @classmethod
-    def make(cls, *, with_text: bool = False) -> Watched:
+    def make(cls, *, with_text: bool = False, sampler: Sampler = ALWAYS_ON) -> Watched:
         exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
-        spans, meters = TracerProvider(shutdown_on_exit=False), MeterProvider([reader], shutdown_on_exit=False)
+        spans = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        meters = MeterProvider([reader], shutdown_on_exit=False)
         spans.add_span_processor(SimpleSpanProcessor(exporter))
         telemetry = GatewayTelemetry(tracer_provider=spans, meter_provider=meters, with_text=with_text)
         return cls(telemetry, spans.get_tracer("application"), exporter, reader)
@@ -177,6 +182,96 @@ def test_an_attempt_in_the_callers_own_task_leaves_the_callers_span_current(watc
         )
         assert trace.get_current_span() is agent
     assert watched.only("attempt").get_span_context() == attempt.get_span_context()
+
+
+async def test_a_trace_that_is_not_sampled_reaches_the_call_and_is_measured_all_the_same() -> None:
+    watched = Watched.make(sampler=ParentBased(ALWAYS_OFF))
+    seen: list[int] = []
+
+    def look(_: LLMRequest) -> None:
+        seen.append(trace.get_current_span().get_span_context().trace_id)
+
+    provider = FakeProvider(script=[rate_limited(), "ok", unavailable()], answer=look)
+    async with gateway_over(provider, observers=[watched.telemetry]) as gateway:
+        with watched.tracer.start_as_current_span("agent") as agent:
+            await gateway.batch([ask("a"), ask("b")])
+            assert trace.get_current_span() is agent
+    assert set(seen) == {agent.get_span_context().trace_id}
+    assert not watched.spans
+    (duration,) = watched.points("gen_ai.client.operation.duration")
+    assert (duration.count, duration.exemplars) == (2, [])
+
+
+async def test_a_measurement_points_to_its_sampled_trace(watched: Watched) -> None:
+    async with gateway_over(FakeProvider(), observers=[watched.telemetry]) as gateway:
+        await gateway.request(ask("a"))
+    (duration,) = watched.points("gen_ai.client.operation.duration")
+    (example,) = duration.exemplars
+    assert example.span_id == id_of(watched.only("chat gpt-4o-mini"))
+
+
+async def test_where_nobody_collects_a_bounded_number_of_requests_waits_and_none_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llm_gateway.integrations.otel_measures.MOST_AT_FIRST", 3)
+    monkeypatch.setattr("llm_gateway.integrations.otel_measures.MOST", 5)
+    watched = Watched.make()
+    async with gateway_over(FakeProvider(), observers=[watched.telemetry]) as gateway:
+        for round_ in (1, 2):
+            for number in range(20):
+                await gateway.request(ask(f"{round_} {number}"))
+            for _ in range(2):  # a second collection records nothing twice
+                assert [point.count for point in watched.points("gen_ai.client.operation.duration")] == [20 * round_]
+                (cost,) = watched.points("llm_gateway.cost")
+                assert cost.value == pytest.approx(20 * round_ * (10 * 0.15e-6 + 5 * 0.6e-6))
+
+
+async def test_what_waits_to_be_recorded_keeps_no_span_in_memory() -> None:
+    spans = TracerProvider(shutdown_on_exit=False)
+    kept: list[weakref.ref[trace.Span]] = []
+
+    def look(_: LLMRequest) -> None:
+        kept.append(weakref.ref(trace.get_current_span()))
+
+    telemetry = GatewayTelemetry(tracer_provider=spans, meter_provider=MeterProvider(shutdown_on_exit=False))
+    async with gateway_over(FakeProvider(answer=look), observers=[telemetry]) as gateway:
+        await gateway.batch([ask("a"), ask("b")])
+    gc.collect()
+    assert [span() for span in kept] == [None, None]
+
+
+async def test_collections_in_another_thread_lose_nothing_and_count_nothing_twice(watched: Watched) -> None:
+    ended = threading.Event()
+
+    def collect() -> None:
+        while not ended.wait(0.001):
+            watched.reader.get_metrics_data()
+
+    collecting = threading.Thread(target=collect, daemon=True)
+    collecting.start()
+    async with gateway_over(FakeProvider(), observers=[watched.telemetry]) as gateway:
+        await gateway.batch([ask(str(number)) for number in range(300)])
+    ended.set()
+    collecting.join()
+    (wait,) = watched.points("llm_gateway.queue.wait")
+    assert wait.count == 300
+
+
+async def test_two_observers_of_one_meter_provider_are_both_collected() -> None:
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    watched = Watched.make()
+    watched.reader = reader
+    for name in ("one", "two"):
+        async with gateway_over(FakeProvider(), observers=[GatewayTelemetry(meter_provider=meters)]) as gateway:
+            await gateway.request(ask(name))
+    (wait,) = watched.points("llm_gateway.queue.wait")
+    assert wait.count == 2
+
+
+def test_only_the_metrics_of_the_page_are_exported(watched: Watched) -> None:
+    watched.telemetry.observe(RequestQueued(request_id="a", model="m", priority=RequestPriority.HIGH))
+    assert watched.reader.get_metrics_data() is None
 
 
 async def test_a_request_that_failed_is_a_span_with_its_error(watched: Watched) -> None:

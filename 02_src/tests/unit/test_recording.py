@@ -13,7 +13,14 @@ import pytest
 from pydantic import BaseModel
 
 from fakes.deployments import said
-from llm_gateway import LLMToolCall, MockLLMGateway, ProviderUnavailableError, RequestRejectedError, TokenUsage
+from llm_gateway import (
+    EmbeddingError,
+    LLMToolCall,
+    MockLLMGateway,
+    ProviderUnavailableError,
+    RequestRejectedError,
+    TokenUsage,
+)
 from llm_gateway.clients.base import Completion
 from llm_gateway.config import load_config
 from llm_gateway.errors import ConfigurationError
@@ -256,7 +263,116 @@ async def test_assertions_tell_the_order_and_the_fields_of_what_was_sent() -> No
             mock.assert_sent(max_token=7)
 
 
-async def test_vectors_are_not_recorded_and_that_is_said_at_once(tmp_path: Path) -> None:
-    config = {"models": {"e": {"provider": "ollama", "model": "nomic-embed-text", "embedding": True}}}
-    with pytest.raises(ConfigurationError, match=r"^The model 'e' makes vectors, and those are not recorded; use the"):
-        await gateway(tmp_path, config=config, record=True).embed(["a"], model="e")
+# --- vectors ------------------------------------------------------------------------------------------------------
+
+EMBEDDING = {"provider": "openai", "model": "text-embedding-3-small", "embedding": True}
+REJECTED = RequestRejectedError("no", provider="openai", model="e", status=400)
+
+
+class Embedder(Talker):
+    """Stands in for a real embedding model: a text becomes its length and a third."""
+
+    async def generate(self, request: LLMRequest, /) -> Completion:
+        self.calls += 1
+        texts = [str(each.content) for each in request.messages]
+        if "refused" in texts:
+            raise REJECTED
+        vectors = [[float(len(text)), 1 / 3] for text in texts]
+        return Completion(content="", vectors=vectors, usage=TokenUsage(input_tokens=10 * len(texts)))
+
+
+def embedding(folder: Path, *, record: bool = False, **changed: Any) -> RecordedGateway:
+    return gateway(folder, config={"models": {"e": EMBEDDING | changed}}, record=record)
+
+
+@pytest.fixture
+async def embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embedder:
+    """A model that has been asked for the vectors of three texts, in one call; they are on the tape."""
+    talker = Embedder()
+    monkeypatch.setattr(LLMGateway, "_connect", lambda _: talker)
+    async with embedding(tmp_path, record=True) as recording:
+        await recording.embed(["one", f"three {KEY}0123", "seven"], model="e")
+        recording.tape.save()
+    return talker
+
+
+async def test_a_text_has_its_recorded_vector_in_whatever_company_and_order(tmp_path: Path, embedder: Embedder) -> None:
+    async with embedding(tmp_path) as replaying:
+        seven, one = await asyncio.gather(
+            replaying.embed(["seven", "one"], model="e"), replaying.embed([f"three {KEY}0123", "one"], model="e")
+        )
+        again = await replaying.embed(["one"], model="e")
+    assert seven.vectors == [[5.0, 1 / 3], [3.0, 1 / 3]]
+    assert one.vectors == [[len(f"three {KEY}0123"), 1 / 3], [3.0, 1 / 3]]
+    assert again.vectors == [[3.0, 1 / 3]]
+    assert again.tokens_used is not None
+    assert again.tokens_used > 0
+    assert not replaying.tape.unused
+    assert embedder.calls == 1
+    assert "canary" not in (tmp_path / "it.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("texts", "changed", "told"),
+    [
+        (["sevens"], {}, 'has no vector of "sevens" by e. The nearest recorded text is "seven". If that is meant, rec'),
+        (["one"], {"model": "new"}, "by e as it is configured now. deployment: recorded openai/text-embedding-3-small"),
+        (["one"], {"options": {"dimensions": 3}}, "by e as it is configured now. options.dimensions: recorded 2, ask"),
+    ],
+    ids=["another-text", "another-model", "another-size"],
+)
+async def test_a_text_that_drifted_fails_with_what_is_nearest(
+    tmp_path: Path, embedder: Embedder, texts: list[str], changed: dict[str, Any], told: str
+) -> None:
+    async with embedding(tmp_path, **changed) as replaying:
+        with pytest.raises(Exception, match=r"^it\.json has no vector of") as caught:
+            await replaying.embed(texts, model="e")
+    assert told in str(caught.value)
+    assert replaying.tape.missed == [str(caught.value)]
+    assert embedder.calls == 1
+
+
+async def test_recording_anew_asks_for_the_texts_that_are_new_and_drops_those_that_are_not_asked_for(
+    tmp_path: Path, embedder: Embedder
+) -> None:
+    async with embedding(tmp_path, record=True) as recording:
+        response = await recording.embed(["seven", "eleven"], model="e")
+        assert (await recording.embed(["one"], model="e")).vectors == [[3.0, 1 / 3]]
+        recording.tape.save()
+    assert response.vectors == [[5.0, 1 / 3], [6.0, 1 / 3]]
+    assert response.tokens_used == 10
+    assert embedder.calls == 2
+    kept = load_recording(tmp_path / "it.json")
+    assert kept is not None
+    assert [each.text for each in kept.vectors] == ["eleven", "one", "seven"]
+
+
+async def test_a_text_that_was_refused_is_refused_again_and_its_neighbours_are_not(
+    tmp_path: Path, embedder: Embedder
+) -> None:
+    async with embedding(tmp_path, record=True) as recording:
+        with pytest.raises(EmbeddingError):
+            await recording.embed(["one", "refused", "two"], model="e")
+        recording.tape.save()
+    calls = embedder.calls
+    async with embedding(tmp_path) as replaying:
+        with pytest.raises(EmbeddingError) as caught:
+            await replaying.embed(["one", "refused", "two"], model="e")
+    assert [each is None for each in caught.value.vectors] == [False, True, False]
+    assert embedder.calls == calls
+
+
+async def test_without_a_recording_a_text_has_no_vector(tmp_path: Path) -> None:
+    async with embedding(tmp_path) as replaying:
+        with pytest.raises(
+            Exception, match=r'^There is no recording it\.json to answer "one" to e; ask the real model'
+        ):
+            await replaying.embed(["one"], model="e")
+
+
+@pytest.mark.parametrize("fields", [{}, {"vector": ""}, {"vector": "AAA="}, {"vector": "?"}], ids=str)
+def test_a_vector_that_cannot_be_read_is_told(tmp_path: Path, fields: dict[str, str]) -> None:
+    kept = {"deployment": "p/m", "model": "e", "text": "one", **fields}
+    (tmp_path / "it.json").write_text(json.dumps({"test": "test_it", "vectors": [kept]}))
+    with pytest.raises(ConfigurationError, match=r"^The recording .*: vectors\[0\].*Delete the file to record anew\.$"):
+        load_recording(tmp_path / "it.json")

@@ -27,14 +27,14 @@ ELSEWHERE = {
 }
 
 
-def check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:
+def check_names(given: Mapping[str, Any], known: Sequence[str], *, record: str = "GatewayChatModel") -> None:
     """Raise InvalidRequestError for a parameter that is not `known`."""
     for name in given:
         if name not in known:
             guess = nearest(name, known)
             remedy = ELSEWHERE.get(name) or (f"did you mean '{guess}'?" if guess else f"it has {', '.join(known)}")
             reason = f"no parameter of this model; {remedy.rstrip('.')}{'' if remedy.endswith('?') else '.'}"
-            raise InvalidRequestError(reason, field=name, record="GatewayChatModel")
+            raise InvalidRequestError(reason, field=name, record=record)
 
 
 def formatted_tool(tool: Any) -> dict[str, Any]:
