@@ -270,6 +270,8 @@ class LLMGateway:
         stats = self._stats.snapshot(queued=queued, in_flight=sum(lane.in_flight for lane in lanes))
         if self._running is not None and self._running.is_here():
             stats["pace"] = {name: lane.pace() for name, lane in self._running.lanes.items()}
+            batches = {name: lane.provider_batches() for name, lane in self._running.lanes.items()}
+            stats["provider_batches"] = {name: each for name, each in batches.items() if each is not None}
             stats["waiting"] = [each for lane in lanes for each in lane.waiting(MOST_SHOWN)]
         if self._budgets is not None:
             stats["budgets"] = self._budgets.snapshot()
@@ -527,6 +529,7 @@ class LLMGateway:
             upstreams,
             outcomes,
             settings=self._config.batching,
+            provider_batches=self._config.provider_batches,
             fall_back=self._fall_back,
             estimator=self._estimator,
             budgets=self._budgets,

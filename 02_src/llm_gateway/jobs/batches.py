@@ -247,6 +247,8 @@ class Batches:
         if isinstance(outcome, ProviderError):
             outcome.attempts = lease.turn
             return Verdict(calls=Calls(refused=1), failure=None if outcome.retryable else failure_of(outcome))
+        if outcome.tool_calls:
+            outcome = self.line.client.finished(request_of(lease.request), outcome)
         response = self._response(batch, lease, outcome)
         receipt, usage = response.receipt, outcome.usage
         cost = receipt.cost_usd if receipt else None

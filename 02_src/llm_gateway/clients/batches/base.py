@@ -63,6 +63,9 @@ class BatchClient(Protocol):
         Raises ProviderError for one that has no form on the wire.
         """
 
+    def finished(self, request: LLMRequest, completion: Completion, /) -> Completion:
+        """Return the answer to a request as its caller sees it: also where a tool had to take the answer's format."""
+
     async def create(self, intent: str, lines: Sequence[bytes], /) -> str:
         """Make a batch and return its id. Raises CreationFailedError and nothing else.
 
