@@ -145,6 +145,13 @@ class BatchPurse:
     model: str
     worst_case: Callable[[LLMRequest], float]  # US dollars in the standard lane; raises what `Upstream.worst_case` does
 
+    @classmethod
+    def of(cls, budgets: Budgets | None, model: str, worst_case: Callable[[LLMRequest], float]) -> BatchPurse | None:
+        """Return the purse of a model; None where no budget can apply to it."""
+        if budgets is None or not budgets.applies_to(model):
+            return None
+        return cls(budgets=budgets, model=model, worst_case=worst_case)
+
     def check(self, request: LLMRequest, agent: str | None) -> None:
         """Raise BudgetExceededError for a row that never fits any more; InvalidRequestError, ConfigurationError."""
         self.budgets.check(self._amount(request), model=self.model, agent=agent)

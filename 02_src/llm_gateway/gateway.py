@@ -236,6 +236,7 @@ class LLMGateway:
 
         It lasts until shutdown. Raises UnknownModelError, ConfigurationError, GatewayClosedError.
         """
+        from llm_gateway.budgets import BatchPurse
         from llm_gateway.clients.batches import BatchLine
 
         if self._closed:
@@ -244,7 +245,10 @@ class LLMGateway:
         upstream = (running.lanes.get(model) or self._open_lane(running, model)).upstreams[0]
         make = getattr(upstream.client, "batch_client", None)
         client = make() if make is not None else None
-        return None if client is None else BatchLine(client=client, label=upstream.label, price=upstream.price)
+        if client is None:
+            return None
+        purse = BatchPurse.of(self._budgets, model, upstream.worst_case)
+        return BatchLine(client=client, label=upstream.label, price=upstream.price, purse=purse)
 
     # --- looking ----------------------------------------------------------------------------------------------
 

@@ -73,15 +73,12 @@ class Riding:
         client = make() if make is not None else None
         if client is None:
             return False
-        model, purse = self.outcomes.model, None
-        if self.budgets is not None and self.budgets.applies_to(model):
-            purse = BatchPurse(budgets=self.budgets, model=model, worst_case=upstream.worst_case)
         self.batches = ProviderBatches(
             client,
             upstream,
             self.outcomes,
             settings=self.settings,
-            purse=purse,
+            purse=BatchPurse.of(self.budgets, self.outcomes.model, upstream.worst_case),
             fall_back=self.fall_back,
             to_standard=self.to_standard,
             on_idle=self.on_idle,

@@ -67,9 +67,4 @@ class Laning:
                 "The batch lane needs a job whose state is a file, in which the batches are kept: with pipes, without "
                 "a path and in PostgreSQL use the lane 'flex' or 'standard'."
             )
-        if not self.config.budgets.is_empty:
-            return (
-                "The batch lane keeps no budget, since a provider's batch is paid as a whole: leave the budget out, or "
-                "use the lane 'flex' or 'standard'."
-            )
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from llm_gateway.budgets import BatchPurse
 from llm_gateway.clients.base import Completion
 from llm_gateway.errors import ProviderError
 from llm_gateway.models import LLMRequest
@@ -92,6 +93,7 @@ class BatchLine:
     client: BatchClient
     label: str  # of the deployment
     price: Price  # of the standard lane
+    purse: BatchPurse | None  # None: no budget applies to the model
 
 
 def custom_id(intent: str, number: int) -> str:
