@@ -90,7 +90,7 @@ class LLMGateway:
     # --- asking -----------------------------------------------------------------------------------------------
 
     async def request(self, request: LLMRequest) -> LLMResponse:
-        """Answer one request as soon as its model has a free slot.
+        """Answer one request as soon as its model has a free slot, or, in the price lane "batch", its batch is over.
 
         Raises InvalidRequestError, ConfigurationError or QueueFullError before anything is sent, ProviderError when
         the attempts are used up or another one would not help, InvalidAnswerError when they brought no answer in the

@@ -37,7 +37,12 @@ class Rider:
     late_at: float | None = None  # the instant from which it belongs in the standard lane
     gone_at: float | None = None  # the instant at which it goes there, whatever its batch does
     alarm: Timer | None = None
-    is_waited_for: bool = True  # its outcome, by a caller; else only its price is of interest
+    is_dropped: bool = False  # nobody waits for its outcome here; only its price is of interest
+
+    @property
+    def counts(self) -> bool:
+        """Whether a caller waits for its outcome here."""
+        return not (self.is_dropped or self.ticket.ended)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llm_gateway.batching.provider_batch import BatchWatch, End, ProviderBatch, Rider
+from llm_gateway.batching.delivery import LEFT, QUEUE_IS_FULL, Delivery
+from llm_gateway.batching.provider_batch import BatchWatch, ProviderBatch, Rider
 from llm_gateway.budgets import BatchPurse, Hold
-from llm_gateway.clients.base import Completion
 from llm_gateway.clients.batches import BatchClient, custom_id
 from llm_gateway.clock import Clock
 from llm_gateway.config import ProviderBatchSettings
 from llm_gateway.errors import (
     GatewayClosedError,
     GatewayError,
-    InvalidAnswerError,
     InvalidRequestError,
-    ProviderError,
     QueueFullError,
-    RequestRejectedError,
 )
-from llm_gateway.events import Observer, ProviderBatchChanged, RetryScheduled
-from llm_gateway.price_lanes import PRICE_SHARES
+from llm_gateway.events import Observer, ProviderBatchChanged
 from llm_gateway.queue import Ticket
-from llm_gateway.router import Outcomes, Upstream, reading_of
+from llm_gateway.router import Outcomes, Upstream
 
 TURNS = 2  # batches that a request is in before it is asked in the standard lane; each may take a day
 LARGEST = 64 * 1024 * 1024  # bytes of a batch, which stands in memory while it is sent; providers take more
@@ -37,13 +31,7 @@ CHARACTERS_A_TOKEN = 4.0
 FAREWELL = 10.0  # seconds that the calls under way have at a shutdown, to tell the provider that nobody waits
 LONGEST_STANDARD = 3600.0  # seconds before its deadline in which a request belongs in the standard lane,
 STANDARD_SHARE = 4.0  # or such a part of the deadline, if that is shorter
-QUEUE_IS_FULL = "token_limit_exceeded"  # OpenAI: the batches under way have more input tokens than the account may
-UNSERVED = "unserved"  # the kind of a retry after a batch that ended without an answer
-LATE = "late"  # and of one in the standard lane, since the deadline is near
-LEFT = (
-    "The gateway was shut down while this request waited for a provider's batch, which was cancelled; its provider may "
-    "have charged for it. A bulk job, gateway.job(path), keeps its batches."
-)
+LATE = "late"  # the kind of a retry in the standard lane, since the deadline is near
 
 
 class ProviderBatches:
@@ -72,7 +60,6 @@ class ProviderBatches:
         self._outcomes = outcomes
         self._settings = settings
         self._purse = purse
-        self._fall_back = fall_back
         self._to_standard = to_standard
         self._on_idle = on_idle
         self._observer = observer
@@ -87,6 +74,17 @@ class ProviderBatches:
         self._draining = self._halted = False
         tokens = settings.enqueued_tokens
         self._token_room = math.inf if tokens is None else float(tokens)
+        self._delivery = Delivery(
+            client=client,
+            upstream=upstream,
+            outcomes=outcomes,
+            observer=observer,
+            clock=clock,
+            fall_back=fall_back,
+            pay=self._pay,
+            turn=self._turn,
+            drop=self.drop,
+        )
         self._watch = BatchWatch(
             client=client,
             clock=clock,
@@ -94,7 +92,7 @@ class ProviderBatches:
             policy=outcomes.policy,
             rng=outcomes.rng,
             told=self._tell,
-            take=self._take,
+            take=self._delivery.take,
             known=lambda: {each.batch_id for each in self._under_way if each.batch_id},
         )
 
@@ -199,7 +197,7 @@ class ProviderBatches:
             try:
                 self._enter(rider)
             except GatewayError as error:
-                self._refuse(rider, error)
+                self._delivery.refuse(rider, error)
             if rider in self._poor:
                 self._poor = {rider: None, **self._poor}
                 return
@@ -243,7 +241,7 @@ class ProviderBatches:
             others = sum(each.size for each in self._under_way) - batch.size
             self._token_room = max(others, batch.size / 2) / CHARACTERS_A_TOKEN
         self._under_way.remove(batch)
-        self._settle_rest(batch, end)
+        self._delivery.settle_rest(batch, end)
 
     def _ended(self, batch: ProviderBatch, task: asyncio.Task[None]) -> None:
         """Settle what is left of a batch whose task was cancelled or met a bug, and send what waited for its end."""
@@ -253,7 +251,7 @@ class ProviderBatches:
             self._under_way.remove(batch)
         for rider in list(batch.riders.values()):
             self._pay(rider, None)
-            self._refuse(rider, bug or GatewayClosedError(LEFT))
+            self._delivery.refuse(rider, bug or GatewayClosedError(LEFT))
         batch.riders.clear()
         if bug is not None:
             context = {"message": "a provider batch of the gateway failed", "exception": bug, "task": task}
@@ -261,90 +259,7 @@ class ProviderBatches:
         self._send()
         self._on_idle()
 
-    # --- outcomes ---------------------------------------------------------------------------------------------
-
-    def _take(self, rider: Rider, outcome: Completion | ProviderError | None) -> None:
-        """Take the result of one request; None: it was not served."""
-        if outcome is None:
-            self._pay(rider, 0.0)
-            self._again(rider, UNSERVED)
-        elif isinstance(outcome, ProviderError):
-            self._pay(rider, 0.0)
-            self._failed(rider, outcome)
-        else:
-            self._answered(rider, outcome)
-
-    def _failed(self, rider: Rider, error: ProviderError) -> None:
-        if not self._is_waited_for(rider):
-            return
-        ticket = rider.ticket
-        self._outcomes.failed(ticket, error, ticket.end_attempt(self._clock.now()), self._upstream)
-        if error.retryable:
-            self._again(rider, error.kind)
-        elif self._fall_back(ticket, error.kind):
-            self.drop(ticket)
-        else:
-            self._refuse(rider, error)
-
-    def _answered(self, rider: Rider, completion: Completion) -> None:
-        ticket, usage = rider.ticket, completion.usage
-        if not self._is_waited_for(rider):
-            cost = None if usage is None else self._upstream.price.cost(usage)
-            self._pay(rider, None if cost is None else cost * PRICE_SHARES["batch"])
-            return
-        ticket.end_attempt(self._clock.now())
-        completion = self._client.finished(ticket.request, replace(completion, price_lane="batch"))
-        reading = None
-        if ticket.form is not None and not completion.tool_calls:
-            reading = reading_of(completion, ticket.form)
-        self._pay(rider, self._outcomes.answered(ticket, completion, self._upstream, reading))
-        if ticket.ended or ticket.spoilt is None:
-            self.drop(ticket)
-            return
-        if not (reading is not None and reading.hopeless) and self._outcomes.asks_again(ticket):
-            ticket.request = ticket.spoilt.repeated()
-            self._turn(rider)
-            return
-        ticket.request = ticket.spoilt.original
-        if self._fall_back(ticket, InvalidAnswerError.kind):
-            self.drop(ticket)
-        else:
-            self._refuse(rider, InvalidAnswerError(ticket.spoilt.problem))
-
-    def _settle_rest(self, batch: ProviderBatch, end: End) -> None:
-        """Decide on the requests of a batch that it left without an outcome."""
-        error = end.error
-        if end.refusal is not None and end.refusal.code != QUEUE_IS_FULL:
-            words = (end.refusal.reason or end.refusal.code or "no reason given").rstrip(".")
-            deployment = self._upstream.deployment
-            error = RequestRejectedError(
-                f"{self._upstream.label} refused the batch that this request was in: {words}; mend that, or ask in "
-                "another lane.",
-                provider=deployment.endpoint.name,
-                model=deployment.settings.model,
-            )
-        crowded = end.refusal is not None and end.refusal.code == QUEUE_IS_FULL and batch.requests > 1
-        for rider in list(batch.riders.values()):
-            self._pay(rider, None if end.in_doubt else 0.0)
-            if end.state == "left":
-                self._refuse(rider, GatewayClosedError(LEFT))
-            elif error is not None:
-                self._failed(rider, copy.copy(error))  # what it tells of the attempts is its ticket's own
-            else:
-                # Too much at once, or ended for another's deadline: not as if a batch had not answered this one.
-                rider.turns -= crowded or batch.must_end
-                self._again(rider, UNSERVED)
-        batch.riders.clear()
-
-    def _again(self, rider: Rider, kind: str) -> None:
-        """Let a request have another batch, or go on in the standard lane."""
-        if not self._is_waited_for(rider):
-            return
-        ticket = rider.ticket
-        if ticket.calling:
-            ticket.end_attempt(self._clock.now())
-        self._retry_told(ticket, kind)
-        self._turn(rider)
+    # --- again ------------------------------------------------------------------------------------------------
 
     def _turn(self, rider: Rider) -> None:
         rider.turns += 1
@@ -358,7 +273,7 @@ class ProviderBatches:
         try:
             self._enter(rider)
         except GatewayError as error:
-            self._refuse(rider, error)
+            self._delivery.refuse(rider, error)
 
     def _late(self, rider: Rider) -> None:
         """Ring where the standard lane begins: at once for what gathers, for what is under way once that is ended."""
@@ -367,7 +282,7 @@ class ProviderBatches:
             batch.end()
             rider.alarm = self._clock.call_at(rider.gone_at, partial(self._late, rider))
             return
-        self._retry_told(rider.ticket, LATE)
+        self._delivery.retry_told(rider.ticket, LATE)
         self._go_standard(rider)
 
     def _go_standard(self, rider: Rider) -> None:
@@ -376,23 +291,6 @@ class ProviderBatches:
             ticket.end_attempt(self._clock.now())
         self.drop(ticket)
         self._to_standard(ticket)
-
-    def _refuse(self, rider: Rider, error: BaseException) -> None:
-        if self._is_waited_for(rider):
-            self._outcomes.refused(rider.ticket, error)
-            self.drop(rider.ticket)
-
-    def _retry_told(self, ticket: Ticket, kind: str) -> None:
-        if ticket.attempts:
-            self._observer.observe(
-                RetryScheduled(
-                    request_id=ticket.request.request_id,
-                    model=self._outcomes.model,
-                    attempt=ticket.attempts,
-                    wait=0.0,
-                    kind=kind,
-                )
-            )
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -404,7 +302,7 @@ class ProviderBatches:
         rider = self._riders.pop(ticket, None)
         if rider is None:
             return
-        rider.is_waited_for = False
+        rider.is_dropped = True
         if rider.alarm is not None:
             rider.alarm.cancel()
         self._poor.pop(rider, None)
@@ -428,9 +326,6 @@ class ProviderBatches:
                 del self._filling[kind]
                 if batch.alarm is not None:
                     batch.alarm.cancel()
-
-    def _is_waited_for(self, rider: Rider) -> bool:
-        return rider.is_waited_for and not rider.ticket.ended
 
     def _pay(self, rider: Rider, cost: float | None) -> None:
         """Settle the money held for a request; None: nobody knows what it cost."""
@@ -471,7 +366,7 @@ class ProviderBatches:
             batch.end(leave=True)
         riders = list(self._riders.values())
         for rider in riders:
-            self._refuse(rider, GatewayClosedError(LEFT))
+            self._delivery.refuse(rider, GatewayClosedError(LEFT))
         self._ready.clear()
         if self._tasks:
             self._clock.call_at(self._clock.now() + FAREWELL, self._cancel)
