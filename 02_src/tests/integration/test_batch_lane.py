@@ -13,7 +13,7 @@ from fakes.deployments import tool
 from fakes.emulator import Emulator
 from fakes.emulator.batches import COMPLETED, Fate, answer_to
 from fakes.provider import QUIET, ask
-from llm_gateway import BudgetExceededError, ConfigurationError, LLMGateway, LLMMessage, LLMRequest
+from llm_gateway import BudgetExceededError, ConfigurationError, LLMGateway, LLMMessage, LLMRequest, RequestPriority
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import LoopClock
 from llm_gateway.jobs import Job, JobOutcome, batches
@@ -502,6 +502,17 @@ async def test_auto_takes_the_batch_lane_where_it_can_and_the_standard_one_where
     async with LLMGateway(bench.config) as gateway, gateway.job(None, lane="auto") as job:
         assert len([outcome async for outcome in job.run(some(2))]) == 2
     assert len(bench.provider.made) == 1
+
+
+@pytest.mark.parametrize("lane", ["auto", "batch"])
+async def test_a_row_that_names_a_lane_itself_goes_in_no_batch_that_the_state_does_not_keep(
+    bench: Bench, lane: str
+) -> None:
+    asked = [ask(f"r{n}", RequestPriority.LOW, model="m", text=f"q{n}", lane=lane) for n in (1, 2)]
+    outcomes = await bench.run(requests=asked, lane="standard")
+    assert bench.called == {"q1": 1, "q2": 1}
+    assert all(outcome.ok for outcome in outcomes)
+    assert not bench.provider.made
 
 
 async def test_a_row_that_the_model_is_known_to_refuse_fails_without_being_sent(bench: Bench) -> None:

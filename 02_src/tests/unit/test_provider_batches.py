@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,6 +177,20 @@ async def test_what_waits_in_batches_stands_in_the_statistics() -> None:
         await asking
         assert gateway.get_stats()["provider_batches"]["m"] == {"gathering": 0, "waiting": 0, "batches": []}
         assert gateway.get_stats()["cost_usd"] == pytest.approx(2 * BATCH_COST)
+
+
+async def test_the_journal_tells_of_every_batch(tmp_path: Path) -> None:
+    async with over(BatchProvider(), logs={"dir": tmp_path}) as gateway:
+        await gateway.batch(rows(2))
+        path = gateway.log_path
+    lines = [json.loads(line) for line in (path or tmp_path / next(tmp_path.iterdir())).read_text().splitlines()]
+    told_of = [line for line in lines if line["event"] == "provider_batch"]
+    assert [(line["state"], line["size"], line["waiting"]) for line in told_of] == [
+        ("made", 2, 2),
+        ("in_progress", 2, 2),
+        ("completed", 2, 0),
+    ]
+    assert {line["provider_batch_id"] for line in told_of} == {"b1"}
 
 
 # --- who is refused -----------------------------------------------------------------------------------------------
