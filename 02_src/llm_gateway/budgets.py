@@ -11,6 +11,8 @@ from typing import Any
 
 from llm_gateway.config import BudgetSettings
 from llm_gateway.errors import BudgetExceededError
+from llm_gateway.models import LLMRequest
+from llm_gateway.price_lanes import PRICE_SHARES
 
 ROUNDING = 1e-12  # share of a budget that floating point may lose
 
@@ -81,6 +83,13 @@ class Budgets:
             account.reserved += amount
         return Hold(amount, accounts)
 
+    def take(self, amount: float, *, model: str, agent: str | None) -> Hold:
+        """Take the worst case of a call that is under way already, whether or not it fits."""
+        accounts = self._of(model, agent)
+        for account in accounts:
+            account.reserved += amount
+        return Hold(amount, accounts)
+
     def settle(self, hold: Hold, actual: float) -> None:
         """Replace the worst case by the actual cost. The second time is void."""
         if not hold.open:
@@ -126,3 +135,38 @@ class Budgets:
         if account is None:
             account = self._accounts[kind, key] = Account(name, limit, of_agent=kind == "agent")
         return account
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPurse:
+    """What the rows of provider batches of one model are paid from: each holds its worst case, at the batch price."""
+
+    budgets: Budgets
+    model: str
+    worst_case: Callable[[LLMRequest], float]  # US dollars in the standard lane; raises what `Upstream.worst_case` does
+
+    @classmethod
+    def of(cls, budgets: Budgets | None, model: str, worst_case: Callable[[LLMRequest], float]) -> BatchPurse | None:
+        """Return the purse of a model; None where no budget can apply to it."""
+        if budgets is None or not budgets.applies_to(model):
+            return None
+        return cls(budgets=budgets, model=model, worst_case=worst_case)
+
+    def check(self, request: LLMRequest, agent: str | None) -> None:
+        """Raise BudgetExceededError for a row that never fits any more; InvalidRequestError, ConfigurationError."""
+        self.budgets.check(self._amount(request), model=self.model, agent=agent)
+
+    def reserve(self, request: LLMRequest, agent: str | None) -> Hold | Account:
+        """Take the worst case of a row, as `Budgets.reserve` does. Raises what `check` raises."""
+        return self.budgets.reserve(self._amount(request), model=self.model, agent=agent)
+
+    def take(self, request: LLMRequest, agent: str | None) -> Hold:
+        """Take the worst case of a row that is in a batch under way already, whether or not it fits."""
+        return self.budgets.take(self._amount(request), model=self.model, agent=agent)
+
+    def settle(self, hold: Hold, cost: float | None) -> None:
+        """Note what a row cost; None: nobody knows, so that its worst case counts."""
+        self.budgets.settle(hold, hold.amount if cost is None else cost)
+
+    def _amount(self, request: LLMRequest) -> float:
+        return self.worst_case(request) * PRICE_SHARES["batch"]

@@ -89,6 +89,8 @@ class Coalescing:
         key = key or fingerprint(request) or f"no other than {request.request_id}"
         if isinstance(request.response_format, type):  # each caller gets instances of its own class
             key = f"{key} {id(request.response_format)}"  # which lives as long as the request does
+        if lane.in_batches(request):  # joined by none who is in a greater hurry
+            key = f"{key} in a batch, {request.deadline}"
         asker = inherited(request)
         shared = self._joinable(key, asker)
         if patient and not asker.is_call:  # whose requests find room in any case, and must wait for nobody's

@@ -142,6 +142,24 @@ class RequestDone(Event):
 
 
 @event
+class ProviderBatchChanged(Event):
+    """A batch at a provider, of requests in the price lane "batch", was made, went on to another state, or ended.
+
+    Those of bulk jobs stand in their job.
+    """
+
+    name: ClassVar[str] = "provider_batch"
+    batch_id: str  # the gateway's own; its requests bear it, too
+    provider_batch_id: str | None  # the provider's; None: it was not made, or nobody knows
+    model: str
+    deployment: str
+    state: str  # "made", the provider's word, or "not made", "refused", "lost", "left" (the gateway was shut down)
+    size: int  # requests
+    waiting: int  # of those, how many have no outcome and a caller that waits for one
+    served: int  # as the provider told last
+
+
+@event
 class ShutdownBegan(Event):
     """No request is accepted any more."""
 

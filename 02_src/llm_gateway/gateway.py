@@ -87,7 +87,7 @@ class LLMGateway:
     # --- asking -----------------------------------------------------------------------------------------------
 
     async def request(self, request: LLMRequest) -> LLMResponse:
-        """Answer one request as soon as its model has a free slot.
+        """Answer one request as soon as its model has a free slot, or, in the price lane "batch", its batch is over.
 
         Raises InvalidRequestError, ConfigurationError or QueueFullError before anything is sent, ProviderError when
         the attempts are used up or another one would not help, InvalidAnswerError when they brought no answer in the
@@ -233,6 +233,7 @@ class LLMGateway:
 
         It lasts until shutdown. Raises UnknownModelError, ConfigurationError, GatewayClosedError.
         """
+        from llm_gateway.budgets import BatchPurse
         from llm_gateway.clients.batches import BatchLine
 
         if self._closed:
@@ -240,7 +241,10 @@ class LLMGateway:
         upstream = self._here().lane(model).upstreams[0]
         make = getattr(upstream.client, "batch_client", None)
         client = make() if make is not None else None
-        return None if client is None else BatchLine(client=client, label=upstream.label, price=upstream.price)
+        if client is None:
+            return None
+        purse = BatchPurse.of(self._budgets, model, upstream.worst_case)
+        return BatchLine(client=client, label=upstream.label, price=upstream.price, purse=purse)
 
     # --- looking ----------------------------------------------------------------------------------------------
 
@@ -266,6 +270,8 @@ class LLMGateway:
         stats = self._stats.snapshot(queued=queued, in_flight=sum(lane.in_flight for lane in lanes))
         if self._running is not None and self._running.is_here():
             stats["pace"] = {name: lane.pace() for name, lane in self._running.lanes.items()}
+            batches = {name: lane.provider_batches() for name, lane in self._running.lanes.items()}
+            stats["provider_batches"] = {name: each for name, each in batches.items() if each is not None}
             stats["waiting"] = [each for lane in lanes for each in lane.waiting(MOST_SHOWN)]
         if self._budgets is not None:
             stats["budgets"] = self._budgets.snapshot()

@@ -203,8 +203,9 @@ class LLMRequest(Record):
     Where the request is written down, a class is written as its schema. `tool_choice` is "auto", "any" (some tool),
     "none", or a tool's name. `cache` False asks for a fresh answer that is not kept, True lets one be kept whatever the
     temperature and the model's settings are; without a `[cache]` in the configuration it means nothing. `lane` is the
-    price lane: "standard", "flex" (later, at half the price), or "auto" (flex where the request is LOW and the model
-    has it); None means the model's configured one.
+    price lane: "standard", "flex" (later, at half the price), "batch" (within a day, at half the price, together with
+    others in a batch of the provider), or "auto" (where the request is LOW: flex where the model has it, else batch
+    unless the deadline is nearer than a day); None means the model's configured one.
     """
 
     model: ModelProvider | str

@@ -63,8 +63,8 @@ def offered(kind: str, model: str) -> tuple[PriceLane, ...]:
 def chosen(choice: LaneChoice, *, kind: str, model: str, is_low: bool, patience: float | None) -> PriceLane:
     """Return the lane for a request of a model at a provider of this kind.
 
-    `patience` is the seconds that the answer may take; None: nobody said. What is there beats what was asked for: a
-    lane that the provider does not have is the standard one, and `refusal` says so. So is one that may be too late.
+    `patience` is the seconds that the answer may take; None: as long as it likes. What is there beats what was asked
+    for: a lane that the provider does not have is the standard one, and `refusal` says so. So is one that may be late.
     """
     lanes = offered(kind, model)
     in_time = patience is None or patience >= FLEX_SECONDS
@@ -74,7 +74,7 @@ def chosen(choice: LaneChoice, *, kind: str, model: str, is_low: bool, patience:
         return "standard"
     if "flex" in lanes:  # as cheap as a batch, and sooner
         return "flex"
-    return "batch" if "batch" in lanes and patience is not None and patience >= BATCH_SECONDS else "standard"
+    return "batch" if "batch" in lanes and (patience is None or patience >= BATCH_SECONDS) else "standard"
 
 
 def refusal(choice: LaneChoice, *, kind: str, model: str) -> str | None:

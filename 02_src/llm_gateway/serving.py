@@ -87,6 +87,7 @@ class Serving:
             upstreams,
             self._outcomes(model, upstreams[0].label),
             settings=means.config.batching,
+            provider_batches=means.config.provider_batches,
             fall_back=self._fall_back,
             estimator=means.estimator,
             budgets=means.budgets,

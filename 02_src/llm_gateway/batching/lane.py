@@ -12,14 +12,16 @@ from llm_gateway.batching.asking import inherited
 from llm_gateway.batching.calls import NEVER_SENT, Calls, FallBack
 from llm_gateway.batching.door import Door
 from llm_gateway.batching.pump import Pump
+from llm_gateway.batching.riding import Riding
 from llm_gateway.batching.together import room_of, size_of
 from llm_gateway.budgets import Budgets
 from llm_gateway.clock import Clock
-from llm_gateway.config import BatchingSettings
+from llm_gateway.config import BatchingSettings, ProviderBatchSettings
 from llm_gateway.errors import (
     BudgetExceededError,
     DeadlineExceededError,
     GatewayClosedError,
+    GatewayError,
     InvalidRequestError,
     RequestTooLargeError,
 )
@@ -47,6 +49,7 @@ class Lane:
         outcomes: Outcomes,
         *,
         settings: BatchingSettings,
+        provider_batches: ProviderBatchSettings,
         fall_back: FallBack,
         estimator: Estimator,
         budgets: Budgets | None,
@@ -93,6 +96,17 @@ class Lane:
             clock=clock,
             observer=observer,
         )
+        self._riding = Riding(
+            upstreams=upstreams,
+            outcomes=outcomes,
+            settings=provider_batches,
+            budgets=budgets,
+            fall_back=fall_back,
+            to_standard=self._leave_batches,
+            on_idle=self._look_idle,
+            observer=observer,
+            clock=clock,
+        )
         self._idle: asyncio.Future[None] | None = None
         self._lane = upstreams[0].deployment.settings.lane  # the price lane of requests that name none
         for upstream in upstreams:
@@ -116,7 +130,9 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
-        return not (len(self._queue) or self._calls.tasks or self.in_flight) and self.door.is_clear
+        batches = self._riding.batches
+        waits = batches is not None and not batches.is_idle
+        return not (waits or len(self._queue) or self._calls.tasks or self.in_flight) and self.door.is_clear
 
     def depth(self, priority: RequestPriority) -> int:
         """How many requests of `priority` wait, those that pause before a retry included."""
@@ -133,6 +149,15 @@ class Lane:
                 upstream.label: snapshot for upstream, snapshot in zip(self.upstreams[1:], further, strict=True)
             }
         return own
+
+    def provider_batches(self) -> dict[str, Any] | None:
+        """How the batches at the provider stand, for statistics; None where no request has asked for one."""
+        return self._riding.snapshot()
+
+    def in_batches(self, request: LLMRequest) -> bool:
+        """Whether a request goes in a provider's batch. Raises InvalidRequestError where there are none."""
+        wanted = request.lane or self._lane
+        return wanted != "standard" and self.call_room is None and self._riding.takes(request, wanted)
 
     def waiting(self, most: int) -> list[dict[str, Any]]:
         """Return the first requests that wait, in the order in which they would go if nobody else came."""
@@ -153,8 +178,11 @@ class Lane:
         """Return the seconds until a call for `request` would likely begin if it were submitted now.
 
         What waits ahead, by number and by estimated tokens, over the rates of slots and limits; of several deployments
-        the soonest, with the load spread evenly. Infinite where a breaker waits for its probe.
+        the soonest, with the load spread evenly. Infinite where a breaker waits for its probe. For one that goes in a
+        provider's batch, until that leaves at the latest.
         """
+        if self.in_batches(request) and self._riding.batches is not None:
+            return self._riding.batches.eta()
         now = self._clock.now()
         priority = inherited(request).priority
         count, tokens = self._queue.ahead(priority)
@@ -192,9 +220,6 @@ class Lane:
         last.client.check(request)
 
     def _check_lane(self, lane: LaneChoice) -> None:
-        if lane == "batch":
-            reason = "'batch' is the lane of bulk jobs: `llm-gateway run --lane batch`, or gateway.job(lane='batch')."
-            raise InvalidRequestError(reason, field="lane", record="LLMRequest")
         deployments = [upstream.deployment for upstream in self.upstreams]
         reasons = [refusal(lane, kind=each.endpoint.kind, model=each.settings.model) for each in deployments]
         if all(reasons):
@@ -225,13 +250,14 @@ class Lane:
         ticket.home = self
         if request.response_format is not None:
             ticket.form = form_of(request.response_format)
+        rides = False
         if (wanted := request.lane or self._lane) != "standard":
             ticket.wanted = wanted
-        self._examine(ticket)
-        if ticket.nested:  # what a call under way waits for must not wait for those behind that call
-            self._accept(ticket)
+            rides = self._rides(request, wanted, streamed=streamed)
+        if rides:
+            self._riding.join(ticket)
         else:
-            self._queue.put_nowait(ticket, retry_after=lambda: self._hint(request))
+            self._enter(ticket)
         if ticket.deadline is not None:
             ticket.alarm = self._clock.call_at(submitted + ticket.deadline, lambda: ticket.home.expire(ticket))
         self._observer.observe(
@@ -245,6 +271,30 @@ class Lane:
         self.door.came()
         self._pump.wake()
         return ticket
+
+    def _rides(self, request: LLMRequest, wanted: LaneChoice, *, streamed: bool) -> bool:
+        if streamed and request.lane == "batch":
+            reason = "'batch' answers when a whole batch is over, so that nothing can be streamed; use another lane."
+            raise InvalidRequestError(reason, field="lane", record="LLMRequest")
+        return not streamed and self.call_room is None and self._riding.takes(request, wanted)
+
+    def _enter(self, ticket: Ticket) -> None:
+        self._examine(ticket)
+        if ticket.nested:  # what a call under way waits for must not wait for those behind that call
+            self._accept(ticket)
+        else:
+            self._queue.put_nowait(ticket, retry_after=lambda: self._hint(ticket.request))
+
+    def _leave_batches(self, ticket: Ticket) -> None:
+        """Let a request that no batch answered, or can answer in time, go on in the standard lane."""
+        ticket.wanted = "standard"
+        try:
+            self._examine(ticket)
+        except GatewayError as error:
+            self._outcomes.refused(ticket, error)
+            return
+        self._accept(ticket)
+        self._pump.wake()
 
     def adopt(self, ticket: Ticket) -> None:
         """Take a ticket over from the lane of another model, for which this one stands in.
@@ -278,19 +328,23 @@ class Lane:
     async def room(self, request: LLMRequest) -> None:
         """Return when `request` fits; first come, first served. Raises GatewayClosedError."""
         asker = inherited(request)
-        if not asker.is_call:  # whose requests find room in any case
+        if self.in_batches(request):
+            await self._riding.room()
+        elif not asker.is_call:  # whose requests find room in any case
             await self._queue.room(asker.priority)
 
     def pass_room_on(self, request: LLMRequest) -> None:
         """Leave the place that `room` found for `request` to the next who waits."""
-        self._queue.pass_room_on(inherited(request).priority)
+        if not self.in_batches(request):
+            self._queue.pass_room_on(inherited(request).priority)
 
     def lift(self, ticket: Ticket, priority: RequestPriority, *, nested: bool) -> None:
         """Let a ticket go as early as one of `priority`, and as one that is `nested`, since such a caller joined it."""
         self._queue.lift(ticket, priority)
         if nested and not ticket.nested:
             ticket.nested = True
-            self._pump.nested.append(ticket)
+            if not self._is_riding(ticket):
+                self._pump.nested.append(ticket)
         self._pump.wake()
 
     def discard(self, ticket: Ticket) -> None:
@@ -303,7 +357,7 @@ class Lane:
 
     def let_go(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue; another lane has it, or it is refused."""
-        if ticket.nested:
+        if ticket.nested and not self._is_riding(ticket):
             self._pump.nested.remove(ticket)
         if self._queue.discard(ticket):
             self._look_idle()
@@ -320,6 +374,11 @@ class Lane:
         elif ticket.call is not None:
             call, ticket.call = ticket.call, None  # None tells the call that it is cancelled alone
             call.cancel()
+        elif self._riding.batches is not None:
+            self._riding.batches.drop(ticket)
+
+    def _is_riding(self, ticket: Ticket) -> bool:
+        return self._riding.batches is not None and self._riding.batches.has(ticket)
 
     def _examine(self, ticket: Ticket) -> None:
         """Raise what says that waiting would be in vain: a limit or a budget that the request never fits into."""
@@ -355,6 +414,8 @@ class Lane:
     def _money_came(self) -> None:
         if self._pump.waits_for_money:
             self._pump.wake()
+        if self._riding.batches is not None:
+            self._riding.batches.money_came()
 
     def _free_slot(self, upstream: Upstream) -> None:
         upstream.in_flight -= 1
@@ -367,6 +428,8 @@ class Lane:
         """Send without waiting for company from now on, and turn away those who wait for room."""
         self._pump.draining = True
         self._queue.close()
+        if self._riding.batches is not None:
+            self._riding.batches.close()
         self._pump.wake()
 
     async def drained(self) -> None:
@@ -378,6 +441,8 @@ class Lane:
     def halt(self) -> int:
         """Begin nothing more, and cancel what is under way; its callers get GatewayClosedError. Return how many."""
         cut_off = self.in_flight
+        if self._riding.batches is not None:
+            cut_off += self._riding.batches.halt()
         self.door.close(NEVER_SENT)
         self._pump.stop()
         self._calls.cancel()

@@ -202,6 +202,7 @@ class LangChainClient:
                 arguments=self._arguments,
                 completed=self._completion,
                 failures=self._failures,
+                shape=self._shaped,
             )
         )
 

@@ -237,8 +237,8 @@ class ModelSettings(Settings):
     """True for a model that makes vectors of texts, for `embed`; a table also says how much goes into one call."""
 
     lane: LaneChoice = "standard"
-    """The price lane of requests that name none: "standard", "flex" (later, at half the price), "batch" (bulk jobs,
-    within a day, at half the price), or "auto": for LOW requests the cheapest one that the model has and that is early
+    """The price lane of requests that name none: "standard", "flex" (later, at half the price), "batch" (within
+    a day, at half the price), or "auto": for LOW requests the cheapest one that the model has and that is early
     enough, "standard" for all others."""
 
     def all_deployments(self) -> list[ModelSettings]:
@@ -315,6 +315,25 @@ class BatchingSettings(Settings):
     part of a `batch()`."""
 
 
+class ProviderBatchSettings(Settings):
+    """How requests in the price lane "batch" gather and become batches of their provider. Times in seconds."""
+
+    max_wait: NonNegative = 60.0
+    """How long the first request may wait for company. The more go together, the fewer batches there are to watch."""
+    max_requests: PositiveInt = 10_000
+    """A batch of so many requests leaves at once. The provider's own limits, of requests and of bytes, hold beside."""
+    max_waiting: PositiveInt = 100_000
+    """Requests of one model that may gather or be in batches under way; one more gets `QueueFullError`, or waits itself
+    if it is part of a `batch()`."""
+    enqueued_tokens: PositiveInt | None = None
+    """Input tokens, by estimate, that all batches of one model under way may have together. Default: no limit until
+    OpenAI refuses a batch for it, and then what that tells."""
+    poll: Positive = 15.0
+    """Between the making of a batch and the first look at it; each further pause is half as long again."""
+    max_poll: Positive = 300.0
+    """The longest pause between two looks."""
+
+
 class RetrySettings(Settings):
     """When a failed call is repeated. Durations in seconds."""
 
@@ -358,6 +377,7 @@ class GatewayConfig(Settings):
     providers: dict[Name, ProviderSettings] = Field(default_factory=dict)
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     batching: BatchingSettings = BatchingSettings()
+    provider_batches: ProviderBatchSettings = ProviderBatchSettings()
     retry: RetrySettings = RetrySettings()
     limits: SharedSettings = SharedSettings()
     logs: LogSettings = LogSettings()

@@ -115,6 +115,7 @@ class Asker:
     schema: AnswerSchema | None = None
     max_answers: int = 1  # how many answers a row may cost before one that fits the schema is given up
     priority: RequestPriority | None = None
+    has_flex: Callable[[str], bool] = lambda _model: False
     lane_of: Callable[[str], PriceLane] | None = None  # the price lane of a model's rows that name none
 
     async def ask(self, lease: Lease, known: LLMRequest | None = None) -> Verdict | Halt:
@@ -151,9 +152,15 @@ class Asker:
             changes["priority"] = self.priority
         if self.lane_of is not None and request.lane is None:
             changes["lane"] = self.lane_of(request.model)
-        elif request.lane == "batch":  # whose row is asked in the standard lane all the same
-            changes["lane"] = "standard"
+        elif request.lane in {"batch", "auto"}:  # batches of rows are the job's own, and kept in its state
+            changes["lane"] = self._lane_of_call(request)
         return request.model_copy(update=changes) if changes else request
+
+    def _lane_of_call(self, request: LLMRequest) -> PriceLane:
+        """Return the lane of a row that names "batch" or "auto" itself and is asked by itself."""
+        priority = self.priority or request.priority
+        flexible = request.lane == "auto" and priority is RequestPriority.LOW and self.has_flex(request.model)
+        return "flex" if flexible else "standard"
 
     async def _answer(self, lease: Lease, request: LLMRequest, count: CallCount) -> LLMResponse:
         """Ask until the queue has room."""

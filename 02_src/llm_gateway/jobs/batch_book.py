@@ -143,8 +143,10 @@ class BatchBook:
             lambda db: db.execute(f"UPDATE batches SET {names} WHERE id = ?", (*told.values(), batch.id)).rowcount  # noqa: S608
         )
 
-    async def leases(self, batch: StoredBatch, numbers: Sequence[int] | None, limit: int) -> list[Lease]:
-        """Return the leases of rows that wait for a batch's results: of some numbers, or the first of all."""
+    async def leases(
+        self, batch: StoredBatch, numbers: Sequence[int] | None, limit: int, *, after: int = 0
+    ) -> list[Lease]:
+        """Return the leases of rows that wait for a batch's results: of some numbers, or the first above one."""
         chosen = "" if numbers is None else f" AND number IN ({', '.join('?' * len(numbers))})"
 
         def step(db: sqlite3.Connection) -> list[Lease]:
@@ -152,8 +154,8 @@ class BatchBook:
                 Lease(number=number, turn=turn, key=key, request=body, invalid=invalid)
                 for number, turn, key, body, invalid in db.execute(
                     "SELECT number, turn, key, body, invalid FROM batch_rows JOIN rows USING (number)"  # noqa: S608
-                    f" JOIN requests USING (number) WHERE batch = ?{chosen} ORDER BY number LIMIT ?",
-                    (batch.id, *(numbers or ()), limit),
+                    f" JOIN requests USING (number) WHERE batch = ? AND number > ?{chosen} ORDER BY number LIMIT ?",
+                    (batch.id, after, *(numbers or ()), limit),
                 )
             ]
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.errors import BudgetExceededError, ConfigurationError
 from llm_gateway.jobs.asking import Asker
 from llm_gateway.jobs.batch_book import BatchBook
 from llm_gateway.jobs.batches import Batches
@@ -60,7 +60,7 @@ class BatchRunner(Runner):
             batches = self._plan.batches_of(model)
             if batches is not None:
                 await self._drive(model, lane, batches)
-        except ConfigurationError as error:
+        except (BudgetExceededError, ConfigurationError) as error:
             self.halted = error
             self.stop()
         except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
@@ -75,6 +75,8 @@ class BatchRunner(Runner):
         probed = await batches.begin()
         look_at = make_at = self._clock.now()
         while not (self._stopping or (self._is_over(lane) and not batches.under_way)):
+            if batches.broke is not None and not batches.under_way:
+                raise batches.broke
             now = self._clock.now()
             late = now >= self._late_at
             if batches.under_way and now >= look_at:
@@ -83,7 +85,7 @@ class BatchRunner(Runner):
             elif lane.pending and (late or not self._plan.makes(model)):
                 if not await self._ask(model, lane, least_turns=0):
                     await self._idle(lane, look_at)
-            elif lane.pending and now >= make_at and self._is_time(lane, batches):
+            elif lane.pending and now >= make_at and batches.broke is None and self._is_time(lane, batches):
                 if not probed:
                     probed = await self._probe(model, lane)
                     continue

@@ -22,9 +22,10 @@ from llm_gateway.clients.batches import (
     number_of,
 )
 from llm_gateway.clock import utc_now
-from llm_gateway.errors import ConfigurationError, GatewayError, ModelNotFoundError, ProviderError
+from llm_gateway.errors import BudgetExceededError, ConfigurationError, GatewayError, ModelNotFoundError, ProviderError
 from llm_gateway.jobs.asking import failure_of
 from llm_gateway.jobs.batch_book import BatchBook, StoredBatch
+from llm_gateway.jobs.batch_money import BatchMoney
 from llm_gateway.jobs.encoding import request_of
 from llm_gateway.jobs.records import Calls, Lease, Verdict
 from llm_gateway.models import LLMResponse, Receipt
@@ -69,9 +70,15 @@ class Batches:
     most_turns: int  # after so many leases a row goes in the standard lane
     recorded: Callable[[], None] = lambda: None
     passed: Callable[[str], None] = lambda _step: None
+    broke: BudgetExceededError | None = None  # why no batch is made any more: what is under way is still watched
     token_room: float | None = None  # input tokens of all batches under way, as a provider's refusal told
     _searches: dict[int, int] = field(default_factory=dict)
     _open: list[StoredBatch] = field(default_factory=list)
+    _money: BatchMoney = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Hold nothing yet."""
+        self._money = BatchMoney(self.line.purse)
 
     @property
     def under_way(self) -> int:
@@ -80,8 +87,18 @@ class Batches:
 
     async def begin(self) -> bool:
         """Take up the open batches of earlier runs; tell whether the model had any batch before."""
-        self._open = await self.book.open_batches(self.model)
+        await self._reread()
+        for batch in self._open if self.line.purse is not None else ():
+            await self._hold_again(batch)
         return any(each.model == self.model and each.batch_id for each in await self.book.all_batches())
+
+    async def _hold_again(self, batch: StoredBatch) -> None:
+        """Hold the worst case of the rows that an earlier run sent in a batch and that have no result yet."""
+        after = 0
+        while rows := await self._kept(lambda: self.book.leases(batch, None, ROWS_AT_ONCE, after=after)):  # noqa: B023 - it is awaited here
+            for row in rows:
+                after = row.number
+                self._money.take(batch.intent, row.number, request_of(row.request))
 
     # --- making -----------------------------------------------------------------------------------------------
 
@@ -133,16 +150,27 @@ class Batches:
             for row in rows:
                 after = row.number
                 try:
-                    text = self.line.client.line(custom_id(draft.intent, row.number), request_of(row.request))
+                    request = request_of(row.request)
+                    text = self.line.client.line(custom_id(draft.intent, row.number), request)
+                    if text is None:
+                        raise self._refusal("its requests need an API that batches do not have")
+                    size = draft.size + len(text) + 1
+                    is_full = (
+                        len(draft.lines) >= limits.requests or size > largest or (room is not None and size > room)
+                    )
+                    if is_full and (draft.lines or self._open):
+                        return draft, unfit
+                    if not self._money.reserve(draft.intent, row.number, request):
+                        return draft, unfit
+                except BudgetExceededError as error:
+                    self.broke = error
+                    return draft, unfit
+                except ConfigurationError:
+                    self._money.close(draft.intent, in_doubt=False)
+                    raise
                 except GatewayError as error:
                     unfit.append((row, Verdict(calls=UNSENT, failure=failure_of(error))))
                     continue
-                if text is None:
-                    raise self._refusal("its requests need an API that batches do not have")
-                size = draft.size + len(text) + 1
-                is_full = len(draft.lines) >= limits.requests or size > largest or (room is not None and size > room)
-                if is_full and (draft.lines or self._open):
-                    return draft, unfit
                 draft.numbers.append(row.number)
                 draft.lines.append(text)
                 draft.size = size
@@ -237,6 +265,9 @@ class Batches:
         leases = await self._kept(lambda: self.book.leases(batch, list(gathered), ROWS_AT_ONCE))
         ended = [(lease, self._verdict(batch, lease, gathered[lease.number])) for lease in leases]
         await self._record(ended)
+        for lease, verdict in ended:
+            cost = 0.0 if not verdict.calls.answered else None if verdict.calls.unpriced else verdict.calls.cost_usd
+            self._money.settle(batch.intent, lease.number, cost)
         self.passed("recorded")
         return sum(verdict.answer is None and verdict.failure is None for _, verdict in ended)
 
@@ -247,6 +278,8 @@ class Batches:
         if isinstance(outcome, ProviderError):
             outcome.attempts = lease.turn
             return Verdict(calls=Calls(refused=1), failure=None if outcome.retryable else failure_of(outcome))
+        if outcome.tool_calls:
+            outcome = self.line.client.finished(request_of(lease.request), outcome)
         response = self._response(batch, lease, outcome)
         receipt, usage = response.receipt, outcome.usage
         cost = receipt.cost_usd if receipt else None
@@ -290,6 +323,7 @@ class Batches:
         """Close a batch; return how many rows are pending again."""
         self.passed("before_close")
         back = await self._kept(lambda: self.book.close(batch, state, reason, rest))
+        self._money.close(batch.intent, in_doubt=rest is IN_DOUBT)
         self.passed("closed")
         await self._reread()
         return back

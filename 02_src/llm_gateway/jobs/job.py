@@ -312,6 +312,7 @@ class Job:
             schema=self._schema,
             max_answers=config.retry.max_attempts,
             priority=self._priority,
+            has_flex=laning.has_flex,
             lane_of=laning.of_calls if laning.is_needed else None,
         )
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llm_gateway.config import GatewayConfig, ProviderSettings
+from llm_gateway.config import GatewayConfig, ModelSettings, ProviderSettings
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.price_lanes import LaneChoice, PriceLane, chosen, refusal
+from llm_gateway.price_lanes import LaneChoice, PriceLane, chosen, offered, refusal
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +31,14 @@ class Laning:
         """Return the lane of rows that are asked one by one, also where batches have the others."""
         return "flex" if self.of(model) == "flex" else "standard"
 
+    def has_flex(self, model: str) -> bool:
+        """Whether a model has the flex lane."""
+        settings = self.config.model(str(getattr(model, "value", model)))
+        return "flex" in offered(self._kind(settings), settings.model)
+
+    def _kind(self, settings: ModelSettings) -> str:
+        return self.config.providers.get(settings.provider, ProviderSettings()).kind or settings.provider
+
     def of(self, model: str) -> PriceLane:
         """Return the lane of a model. Raises ConfigurationError, UnknownModelError."""
         name = str(getattr(model, "value", model))
@@ -40,7 +48,7 @@ class Laning:
 
     def _chosen(self, model: str) -> PriceLane:
         settings = self.config.model(model)
-        kind = self.config.providers.get(settings.provider, ProviderSettings()).kind or settings.provider
+        kind = self._kind(settings)
         choice = self.lane or settings.lane
         if (reason := refusal(choice, kind=kind, model=settings.model)) is not None:
             self.told(f"Model '{model}' is asked in the standard lane: {reason}")
@@ -58,10 +66,5 @@ class Laning:
             return (
                 "The batch lane needs a job whose state is a file, in which the batches are kept: with pipes, without "
                 "a path and in PostgreSQL use the lane 'flex' or 'standard'."
-            )
-        if not self.config.budgets.is_empty:
-            return (
-                "The batch lane keeps no budget, since a provider's batch is paid as a whole: leave the budget out, or "
-                "use the lane 'flex' or 'standard'."
             )
         return None

@@ -16,6 +16,7 @@ from llm_gateway.events import (
     BatchClosed,
     BatchOpened,
     Event,
+    ProviderBatchChanged,
     RequestDone,
     RetryScheduled,
     ShutdownBegan,
@@ -24,7 +25,16 @@ from llm_gateway.events import (
 from llm_gateway.models import RequestPriority
 
 JOURNALLED: frozenset[type[Event]] = frozenset(
-    {BatchOpened, BatchClosed, RequestDone, RetryScheduled, AttemptFailed, ShutdownBegan, ShutdownEnded}
+    {
+        BatchOpened,
+        BatchClosed,
+        ProviderBatchChanged,
+        RequestDone,
+        RetryScheduled,
+        AttemptFailed,
+        ShutdownBegan,
+        ShutdownEnded,
+    }
 )
 """What the journal writes down. The rest is for counters: a request that was queued will end as `item_done`."""
 

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_gateway.config import GatewayConfig, LogSettings, load_config, of_type
+from llm_gateway.config import GatewayConfig, LogSettings, ProviderBatchSettings, load_config, of_type
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.events import Observer
 from llm_gateway.gateway import LLMGateway
@@ -94,6 +94,8 @@ def _quiet(config: Mapping[str, Any] | GatewayConfig | None, seed: int) -> Gatew
         changes["logs"] = LogSettings(dir=False)
     if loaded.cache is not None:  # a scripted answer must never be found by a real gateway, nor the other way round
         changes["cache"] = loaded.cache.model_copy(update={"store": "memory"})
+    if "provider_batches" not in loaded.model_fields_set:  # there is nobody to be patient with
+        changes["provider_batches"] = ProviderBatchSettings(max_wait=0.01, poll=0.01)
     if loaded.seed is None:
         changes["seed"] = seed
     return loaded.model_copy(update=changes)

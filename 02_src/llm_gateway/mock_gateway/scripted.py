@@ -25,12 +25,14 @@ from llm_gateway.errors import (
     RequestRejectedError,
 )
 from llm_gateway.mock_gateway.answers import completion_of
+from llm_gateway.mock_gateway.batches import ScriptedBatches
 from llm_gateway.mock_gateway.calls import Ledger
 from llm_gateway.mock_gateway.chaos import Fate, Weather
 from llm_gateway.mock_gateway.matching import Asked, fits, nearest_rule, shown, what_is_missing
 from llm_gateway.mock_gateway.pieces import pieces_of
 from llm_gateway.mock_gateway.responses import MockResponses, Reply, Rule, ScriptedError, ScriptedStream
 from llm_gateway.models import EmbeddingRequest, LLMRequest, StreamDelta, TokenUsage
+from llm_gateway.price_lanes import BATCH_LIMITS
 from llm_gateway.tokens import estimate_text
 
 DIMENSIONS = 64  # numbers of a vector, unless the model's options say otherwise
@@ -161,6 +163,11 @@ class ScriptedClient:
 
     def check(self, request: LLMRequest, /) -> None:
         """Refuse nothing."""
+
+    def batch_client(self) -> ScriptedBatches | None:
+        """Return the batches of a provider that would have some."""
+        limits = BATCH_LIMITS.get(self._deployment.endpoint.kind)
+        return None if limits is None else ScriptedBatches(limits, self.generate)
 
     async def generate(self, request: LLMRequest, /) -> Completion:
         """Answer by script after the scripted time. Raises UnmatchedRequestError where no rule fits."""

@@ -13,7 +13,7 @@ from fakes.deployments import tool
 from fakes.emulator import Emulator
 from fakes.emulator.batches import COMPLETED, Fate, answer_to
 from fakes.provider import QUIET, ask
-from llm_gateway import ConfigurationError, LLMGateway, LLMMessage, LLMRequest
+from llm_gateway import BudgetExceededError, ConfigurationError, LLMGateway, LLMMessage, LLMRequest, RequestPriority
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import LoopClock
 from llm_gateway.jobs import Job, JobOutcome, batches
@@ -90,8 +90,11 @@ class Bench:
             LLMGateway(self.config, observers=[watch]) as gateway,
             Job(gateway, STATE, watch=watch, hooks=hooks, **given) as job,
         ):
-            outcomes = [outcome async for outcome in job.run(asked)]
-            self.ledger = await job.ledger()
+            self.gateway = gateway
+            try:
+                outcomes = [outcome async for outcome in job.run(asked)]
+            finally:
+                self.ledger = await job.ledger()
             self.batches = await store_of(job).batches.all_batches()
         return outcomes
 
@@ -330,6 +333,57 @@ async def test_what_has_no_answer_near_the_deadline_is_asked_in_the_standard_lan
     assert bench.batches[0].state in {"cancelled", "ended"}
 
 
+# --- budgets ------------------------------------------------------------------------------------------------------
+
+
+def within(bench: Bench, dollars: float) -> None:
+    """Let a row cost at most 100 millionths in a batch, twice that in a call; it will cost a tenth."""
+    bench.config["models"]["m"] |= {"price": {"input": 0.0, "output": 4.0}, "max_tokens": 50}
+    bench.config["budgets"] = {"total": dollars}
+
+
+async def test_rows_wait_for_the_money_that_others_turn_out_not_to_need(bench: Bench) -> None:
+    within(bench, 420e-6)
+    check(bench, await bench.run())
+    assert max(len(made.lines) for made in bench.provider.made) <= 4
+    assert len(bench.provider.made) > 1
+
+
+async def test_a_budget_ends_a_run_once_its_batches_are_collected_and_a_larger_one_goes_on(bench: Bench) -> None:
+    within(bench, 200e-6)  # enough for the probe, and then for one row at a time, while 100 are left
+    with pytest.raises(BudgetExceededError):
+        await bench.run(12)
+    ledger = bench.ledger
+    assert ledger.cost_usd <= 200e-6
+    assert ledger.cost_usd > 100e-6 - 10e-6
+    assert (ledger.leased, ledger.in_doubt) == (0, 0)
+    within(bench, 1.0)
+    check(bench, await bench.run(12), 12)
+
+
+async def test_what_an_earlier_run_sent_is_held_again(bench: Bench) -> None:
+    within(bench, 1.0)
+    with pytest.raises(Crash):
+        await bench.run(step=Fuse("noted"))
+    reserved: list[float] = []
+
+    def look(step: str) -> None:
+        if step == "over":
+            reserved.append(bench.gateway.get_stats()["budgets"]["the gateway"]["reserved"])
+
+    check(bench, await bench.run(step=look))
+    assert reserved[0] == pytest.approx((ROWS - 1) * 100e-6)
+
+
+async def test_a_row_that_a_budget_cannot_judge_fails_alone(bench: Bench) -> None:
+    within(bench, 1.0)
+    del bench.config["models"]["m"]["max_tokens"]
+    asked = [ask(f"r{n}", model="m", text=f"q{n}", max_tokens=None if n == 2 else 50) for n in (1, 2, 3)]
+    outcomes = await bench.run(requests=asked)
+    failed = [(outcome.number, outcome.kind) for outcome in outcomes if not outcome.ok]
+    assert failed == [(2, "invalid_request")]
+
+
 # --- crashes ------------------------------------------------------------------------------------------------------
 
 STEPS = ("before_intent", "intended", "made", "noted", "over", "recorded", "before_close", "closed")
@@ -448,6 +502,17 @@ async def test_auto_takes_the_batch_lane_where_it_can_and_the_standard_one_where
     async with LLMGateway(bench.config) as gateway, gateway.job(None, lane="auto") as job:
         assert len([outcome async for outcome in job.run(some(2))]) == 2
     assert len(bench.provider.made) == 1
+
+
+@pytest.mark.parametrize("lane", ["auto", "batch"])
+async def test_a_row_that_names_a_lane_itself_goes_in_no_batch_that_the_state_does_not_keep(
+    bench: Bench, lane: str
+) -> None:
+    asked = [ask(f"r{n}", RequestPriority.LOW, model="m", text=f"q{n}", lane=lane) for n in (1, 2)]
+    outcomes = await bench.run(requests=asked, lane="standard")
+    assert bench.called == {"q1": 1, "q2": 1}
+    assert all(outcome.ok for outcome in outcomes)
+    assert not bench.provider.made
 
 
 async def test_a_row_that_the_model_is_known_to_refuse_fails_without_being_sent(bench: Bench) -> None:

@@ -64,7 +64,6 @@ async def test_an_answer_of_the_flex_lane_costs_half() -> None:
         (LOW, None, "auto", "flex"),
         (None, "flex", None, "flex"),
         (LOW, None, None, None),
-        (LOW, "batch", None, "standard"),  # that is the lane of jobs
     ],
 )
 async def test_a_request_goes_before_its_model_and_auto_is_for_low(
@@ -148,7 +147,7 @@ async def test_a_lane_that_the_model_has_not_is_refused_before_anything_is_sent(
             InvalidRequestError, match=r"LLMRequest\.lane: 'flex' is a lane of OpenAI's reasoning models"
         ):
             await gateway.request(ask("a", model="rigid", lane="flex"))
-        with pytest.raises(InvalidRequestError, match="'batch' is the lane of bulk jobs"):
+        with pytest.raises(InvalidRequestError, match="the client of model 'rigid' has no batches"):
             await gateway.request(ask("a", model="rigid", lane="batch"))
         await gateway.request(ask("a", LOW, model="rigid", lane="auto"))
     assert lanes_of(provider) == ["standard"]

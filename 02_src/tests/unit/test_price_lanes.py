@@ -35,7 +35,7 @@ def test_a_lane_belongs_to_a_kind_of_provider_and_to_models(
         ("batch", "gpt-4o-mini", True, None, "batch"),
         ("auto", "gpt-5-mini", True, None, "flex"),
         ("auto", "gpt-5-mini", False, None, "standard"),
-        ("auto", "gpt-4o-mini", True, None, "standard"),  # nobody said that it may take a day
+        ("auto", "gpt-4o-mini", True, None, "batch"),  # nobody said that it may not take a day
         ("auto", "gpt-4o-mini", True, 86_399.0, "standard"),
         ("auto", "gpt-4o-mini", True, 86_400.0, "batch"),
     ],

@@ -57,6 +57,10 @@ class AnthropicBatches:
             return None
         return encode({"custom_id": custom_id, "params": payload})
 
+    def finished(self, request: LLMRequest, completion: Completion, /) -> Completion:
+        """Return the answer to a request as its caller sees it."""
+        return self._translator.finished(request, completion)
+
     async def create(self, intent: str, lines: Sequence[bytes], /) -> str:
         """Make a batch of lines that are JSON already."""
         body = b'{"requests":[' + b",".join(lines) + b"]}"

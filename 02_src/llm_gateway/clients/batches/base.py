@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from llm_gateway.budgets import BatchPurse
 from llm_gateway.clients.base import Completion
 from llm_gateway.errors import ProviderError
 from llm_gateway.models import LLMRequest
@@ -63,6 +64,9 @@ class BatchClient(Protocol):
         Raises ProviderError for one that has no form on the wire.
         """
 
+    def finished(self, request: LLMRequest, completion: Completion, /) -> Completion:
+        """Return the answer to a request as its caller sees it: also where a tool had to take the answer's format."""
+
     async def create(self, intent: str, lines: Sequence[bytes], /) -> str:
         """Make a batch and return its id. Raises CreationFailedError and nothing else.
 
@@ -89,6 +93,7 @@ class BatchLine:
     client: BatchClient
     label: str  # of the deployment
     price: Price  # of the standard lane
+    purse: BatchPurse | None  # None: no budget applies to the model
 
 
 def custom_id(intent: str, number: int) -> str:

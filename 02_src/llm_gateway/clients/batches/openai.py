@@ -10,6 +10,7 @@ from typing import Any, Literal
 import openai
 from openai.types import Batch
 
+from llm_gateway.clients.base import Completion
 from llm_gateway.clients.batches.base import BatchAnswer, CreationFailedError, Found, Standing
 from llm_gateway.clients.batches.reading import Record, Translator
 from llm_gateway.clients.lean.coding import decode_object, encode
@@ -41,6 +42,10 @@ class OpenAIBatches:
         if self._model._use_responses_api(payload):  # noqa: SLF001 - as in a call
             return None
         return encode({"custom_id": custom_id, "method": "POST", "url": URL, "body": payload})
+
+    def finished(self, request: LLMRequest, completion: Completion, /) -> Completion:
+        """Return the answer to a request as its caller sees it."""
+        return self._translator.finished(request, completion)
 
     async def create(self, intent: str, lines: Sequence[bytes], /) -> str:
         """Upload the file, then make the batch: until then nothing can cost anything."""

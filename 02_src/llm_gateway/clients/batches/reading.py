@@ -16,6 +16,7 @@ from llm_gateway.clients.failures import Failures
 from llm_gateway.clients.lean.call import EXTRAS
 from llm_gateway.clients.lean.faults import refusal
 from llm_gateway.clients.messages import langchain_messages
+from llm_gateway.clients.shaping import AnswerTool
 from llm_gateway.clients.transport import Exchange
 from llm_gateway.errors import ProviderError
 from llm_gateway.models import LLMRequest
@@ -32,14 +33,16 @@ class Translator:
     arguments: Callable[[LLMRequest], Record]  # of `model.ainvoke`
     completed: Callable[[AIMessage], Completion]
     failures: Failures
+    shape: Callable[[LLMRequest], tuple[LLMRequest, AnswerTool | None]]  # how a format is asked for
 
     def payload(self, request: LLMRequest) -> Record:
         """Return the body that a call for this request would have. Raises ProviderError, InvalidRequestError."""
         plain = request.model_copy(update={"lane": None}) if request.lane is not None else request
         self.check(plain)
         try:
-            arguments = self.arguments(plain)
-            messages = langchain_messages(plain.messages)
+            shaped, _ = self.shape(plain)
+            arguments = self.arguments(shaped)
+            messages = langchain_messages(shaped.messages)
             payload: Record = self.model._get_request_payload(messages, **arguments)  # type: ignore[attr-defined]  # noqa: SLF001 - a test watches over it
         except Exception as error:  # noqa: BLE001 - whatever it is, there is a name for it
             raise self.failure(error, request.request_id) from None
@@ -53,6 +56,11 @@ class Translator:
             return self.completed(message_of(result))
         except Exception as error:  # noqa: BLE001 - as in a call: an answer that cannot be read
             return self.failure(error, request_id, status=200)
+
+    def finished(self, request: LLMRequest, completion: Completion) -> Completion:
+        """Return an answer by the call of a tool that was to take it as the text that the caller asked for."""
+        _, tool = self.shape(request)
+        return completion if tool is None else tool.answer(completion)
 
     def refused(self, status: int, body: Any, request_id: str) -> ProviderError:
         """Return the error that a provider answered to one request of a batch."""
