@@ -57,7 +57,8 @@ class GPT(ChatOpenAI):
         It takes its time for every message, and reads the words of answers a character at a time for sound in them.
         """
         plain = isinstance(input_, list) and not self.use_previous_response_id
-        forms = [self._form(each) for each in input_] if plain else [None]
+        known = self._forms  # once: pydantic takes its time to find what is private
+        forms = [self._form(each, known) for each in input_] if plain else [None]
         if all(form is None for form in forms):
             return super()._get_request_payload(input_, stop=stop, **kwargs)
         rest = [each for each, form in zip(input_, forms, strict=True) if form is None]
@@ -71,23 +72,24 @@ class GPT(ChatOpenAI):
         ]
         return payload
 
-    def _form(self, message: Any) -> dict[str, Any] | None:
+    def _form(self, message: Any, known: dict[type, dict[str, Any]]) -> dict[str, Any] | None:
         """Return how a plain text of a message's role is sent, None for a message that is more than that."""
         kind = type(message)
         if kind not in PLAIN_KINDS or not _is_plain(message):
             return None
-        form = self._forms.get(kind)
+        form = known.get(kind)
         if form is None:
             sent = super()._get_request_payload([kind("")]).get("messages")
-            form = self._forms[kind] = sent[0] if sent else {}
+            form = known[kind] = sent[0] if sent else {}
         return form or None
 
     @property
     def _default_params(self) -> dict[str, Any]:
         """Gather the parameters of every call once; nobody changes them after the model was made."""
-        if self._defaults is None:
-            self._defaults = super()._default_params
-        return self._defaults.copy()
+        known = self._defaults
+        if known is None:
+            known = self._defaults = super()._default_params
+        return known.copy()
 
     def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
         if isinstance(response, dict):
