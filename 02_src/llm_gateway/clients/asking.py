@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager
@@ -26,7 +27,7 @@ async def generated(model: BaseChatModel, messages: list[BaseMessage], arguments
 
     `ainvoke` collects what they might want to know, inspects signatures and makes two tasks, for nobody then.
     """
-    if not _is_bare(model) or AsyncCallbackManager.configure([], model.callbacks, model.verbose).handlers:
+    if not _is_bare(model) or _is_heard(model):
         return await invoked(model, messages, arguments)
     try:
         result = await model._agenerate(messages, **arguments)  # noqa: SLF001 - what chat models are made by overriding
@@ -39,6 +40,39 @@ async def generated(model: BaseChatModel, messages: list[BaseMessage], arguments
     return message_of(result)
 
 
+def streamed(
+    model: BaseChatModel, messages: list[BaseMessage], arguments: dict[str, Any], *, lean: bool
+) -> AsyncIterator[AIMessage]:
+    """Return what `model.astream` yields; with `lean`, if nobody is there to be told, without what is for listeners.
+
+    `astream` keeps every chunk and merges them all when the answer has ended, to tell a handler of it. The chunks have
+    no ids of LangChain's own then, and no empty one ends them.
+    """
+    told = {**arguments, "stream": True}
+    words_alone = all(type(each.content) is str for each in messages)  # blocks are brought into another form before
+    if lean and words_alone and _is_bare(model) and model._should_stream(async_api=True, **told):  # noqa: SLF001 - as above
+        return _chunks(model, messages, arguments)
+    return model.astream(messages, QUIET, **arguments)
+
+
+async def _chunks(
+    model: BaseChatModel, messages: list[BaseMessage], arguments: dict[str, Any]
+) -> AsyncIterator[AIMessage]:
+    if _is_heard(model):
+        async for message in model.astream(messages, QUIET, **arguments):
+            yield message
+        return
+    is_empty = True
+    async for chunk in model._astream(messages, **arguments):  # noqa: SLF001 - what chat models are made by overriding
+        is_empty = False
+        piece: AIMessage = chunk.message  # type: ignore[assignment]  # what a chat model answers with
+        if chunk.generation_info:
+            piece.response_metadata = {**chunk.generation_info, **piece.response_metadata}
+        yield piece
+    if is_empty:
+        raise ValueError("No generation chunks were returned")  # as `astream` does
+
+
 def message_of(result: ChatResult) -> AIMessage:
     """Return the message of what `_agenerate` returns, as `ainvoke` would return it."""
     generation = result.generations[0]
@@ -46,6 +80,11 @@ def message_of(result: ChatResult) -> AIMessage:
     told = {**(result.llm_output or {}), **(generation.generation_info or {})}
     message.response_metadata = told | message.response_metadata
     return message
+
+
+def _is_heard(model: BaseChatModel) -> bool:
+    """Tell whether a handler or a tracer wants to know of a call."""
+    return bool(AsyncCallbackManager.configure([], model.callbacks, model.verbose).handlers)
 
 
 def _is_bare(model: BaseChatModel) -> bool:

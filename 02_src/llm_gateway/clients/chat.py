@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
 from llm_gateway.clients import blocks, hints, sendable
-from llm_gateway.clients.asking import QUIET, generated, invoked
+from llm_gateway.clients.asking import generated, invoked, streamed
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.failures import Failures
 from llm_gateway.clients.messages import completion_of, langchain_messages, langchain_tools
@@ -142,6 +142,7 @@ class LangChainClient:
     ) -> None:
         self._batches = batches
         self._ask = generated if lean else invoked
+        self._lean = lean
         self._model = model
         self._dialect = dialect
         self._name = deployment.name
@@ -269,7 +270,7 @@ class LangChainClient:
     async def _chunks(self, request: LLMRequest, seen: Exchange) -> AsyncIterator[AIMessage]:
         """Yield what LangChain streams."""
         arguments = self._dialect.streaming(self._arguments(request), self._model)
-        stream = self._model.astream(langchain_messages(request.messages), QUIET, **arguments)
+        stream = streamed(self._model, langchain_messages(request.messages), arguments, lean=self._lean)
         try:
             while True:
                 token = exchange.set(seen)  # for each step anew: between two of them this is somebody else's context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -66,6 +66,11 @@ PLAIN: Mapping[str, BaseMessage] = {
     "system": SystemMessage(""),
     "assistant": AIMessage(""),
 }
+# Of the fields of each, those that two messages must not share.
+OWN: Mapping[str, Sequence[tuple[str, type]]] = {
+    role: [(name, type(value)) for name, value in message.__dict__.items() if type(value) in (dict, list)]
+    for role, message in PLAIN.items()
+}
 
 
 def _plain(role: str, text: str) -> BaseMessage:
@@ -74,11 +79,13 @@ def _plain(role: str, text: str) -> BaseMessage:
     A record of ours was validated when it was made, and a long conversation has many messages.
     """
     model = PLAIN[role]
-    fields = {name: type(value)() if type(value) in (dict, list) else value for name, value in model.__dict__.items()}
+    fields = model.__dict__.copy()
+    for name, empty in OWN[role]:
+        fields[name] = empty()
     fields["content"] = text
     message = object.__new__(type(model))
     object.__setattr__(message, "__dict__", fields)
-    object.__setattr__(message, "__pydantic_fields_set__", set(model.__pydantic_fields_set__))
+    object.__setattr__(message, "__pydantic_fields_set__", model.__pydantic_fields_set__.copy())
     object.__setattr__(message, "__pydantic_extra__", model.__pydantic_extra__)
     object.__setattr__(message, "__pydantic_private__", model.__pydantic_private__)
     return message

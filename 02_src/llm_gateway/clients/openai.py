@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr
@@ -31,13 +31,15 @@ OURS = frozenset({
 })  # fmt: skip
 
 
-NO_WORDS = AIMessage("")
+PLAIN_KINDS = frozenset({HumanMessage, SystemMessage, AIMessage})
 
 
 class GPT(ChatOpenAI):
     """ChatOpenAI that takes an answer also where the usage that comes with it is nonsense; it is unknown then."""
 
     _lean: lean.Completions | None = PrivateAttr(default=None)  # what to call instead of the SDK
+    _forms: dict[type, dict[str, Any]] = PrivateAttr(default_factory=dict)  # how a plain text is sent, by its class
+    _defaults: dict[str, Any] | None = PrivateAttr(default=None)
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
@@ -50,17 +52,44 @@ class GPT(ChatOpenAI):
         return await super()._agenerate(messages, stop, run_manager, **kwargs)
 
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Keep the words of plain answers from LangChain, which reads them a character at a time for sound in them."""
-        if not isinstance(input_, list):
+        """Let LangChain translate a plain text of each role once, and only what is more than that each time.
+
+        It takes its time for every message, and reads the words of answers a character at a time for sound in them.
+        """
+        plain = isinstance(input_, list) and not self.use_previous_response_id
+        known = self._forms  # once: pydantic takes its time to find what is private
+        forms = [self._form(each, known) for each in input_] if plain else [None]
+        if all(form is None for form in forms):
             return super()._get_request_payload(input_, stop=stop, **kwargs)
-        wordless = [NO_WORDS if _is_plain_answer(each) else each for each in input_]
-        payload = super()._get_request_payload(wordless, stop=stop, **kwargs)
+        rest = [each for each, form in zip(input_, forms, strict=True) if form is None]
+        payload = super()._get_request_payload(rest, stop=stop, **kwargs)
         if "messages" not in payload:  # the Responses API has another form
             return super()._get_request_payload(input_, stop=stop, **kwargs)
-        for sent, without, message in zip(payload["messages"], wordless, input_, strict=True):
-            if without is NO_WORDS:
-                sent["content"] = message.content
+        translated = iter(payload["messages"])
+        payload["messages"] = [
+            next(translated) if form is None else {**form, "content": each.content}
+            for each, form in zip(input_, forms, strict=True)
+        ]
         return payload
+
+    def _form(self, message: Any, known: dict[type, dict[str, Any]]) -> dict[str, Any] | None:
+        """Return how a plain text of a message's role is sent, None for a message that is more than that."""
+        kind = type(message)
+        if kind not in PLAIN_KINDS or not _is_plain(message):
+            return None
+        form = known.get(kind)
+        if form is None:
+            sent = super()._get_request_payload([kind("")]).get("messages")
+            form = known[kind] = sent[0] if sent else {}
+        return form or None
+
+    @property
+    def _default_params(self) -> dict[str, Any]:
+        """Gather the parameters of every call once; nobody changes them after the model was made."""
+        known = self._defaults
+        if known is None:
+            known = self._defaults = super()._default_params
+        return known.copy()
 
     def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
         if isinstance(response, dict):
@@ -101,14 +130,11 @@ class GPT(ChatOpenAI):
         return made
 
 
-def _is_plain_answer(message: Any) -> bool:
-    """Tell whether a message is an answer of the assistant that is text and nothing else."""
-    return (
-        type(message) is AIMessage
-        and type(message.content) is str
-        and not (message.tool_calls or message.invalid_tool_calls or message.additional_kwargs or message.name)
-        and not message.response_metadata
-    )
+def _is_plain(message: Any) -> bool:
+    """Tell whether a message is a text and nothing else."""
+    if type(message.content) is not str or message.name or message.additional_kwargs or message.response_metadata:
+        return False
+    return type(message) is not AIMessage or not (message.tool_calls or message.invalid_tool_calls)
 
 
 class OpenAIDialect(PlainDialect):

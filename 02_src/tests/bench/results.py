@@ -16,7 +16,7 @@ TITLES = {
     "raw_aiohttp": "raw aiohttp: a POST and JSON",
     "gateway_request": "`LLMGateway.request`, everything on",
     "gateway_request_sdk": 'the same with `transport = "sdk"`',
-    "gateway_request_frozen": "the same after `gc.freeze()`",
+    "gateway_request_frozen": "the same with `freeze = true`",
     "gateway_batch": "`LLMGateway.batch`, everything on",
     "litellm_router": "LiteLLM `Router.acompletion`",
     "tensorzero": "TensorZero, embedded",

@@ -5,7 +5,6 @@ A subject imports its libraries when it is opened, in a process of its own, so t
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -22,7 +21,6 @@ Tell = Callable[[str], AsyncGenerator[str, None]]
 
 # Far away: they are counted for every request, and never bind.
 LIMITS = {"rpm": 60_000_000, "tpm": 60_000_000_000}
-FROZEN_THRESHOLD = 50_000  # objects more than there are freed, from which on Python looks for garbage
 
 
 def chat_model(server: str, scene: Scene, **more: Any) -> Any:
@@ -131,12 +129,8 @@ async def gateway_request_sdk(server: str, scene: Scene) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def gateway_request_frozen(server: str, scene: Scene) -> AsyncIterator[Ask]:
-    """The same as `gateway_request`, with all that is loaded out of the garbage collector's sight."""
-    async with gateway(server, scene) as ours:
-        await request(ours, scene, ["hello"])
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(FROZEN_THRESHOLD, 20, 100)
+    """The same as `gateway_request`, with the option `freeze`."""
+    async with gateway(server, scene, freeze=True) as ours:
         yield lambda prompts: request(ours, scene, prompts)
 
 
@@ -153,14 +147,14 @@ async def gateway_batch(server: str, scene: Scene) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
-async def gateway(server: str, scene: Scene, transport: str = "lean") -> AsyncIterator[Any]:
+async def gateway(server: str, scene: Scene, transport: str = "lean", *, freeze: bool = False) -> AsyncIterator[Any]:
     from llm_gateway import LLMGateway
 
     with TemporaryDirectory() as logs:
         provider = {"base_url": scene.base_url(server), "api_key": KEY, "transport": transport}
         name = MODELS[scene.api]
         model = {"provider": scene.api, "model": name, "max_concurrency": scene.concurrency, "limits": LIMITS}
-        config = {"providers": {scene.api: provider}, "models": {name: model}, "logs": {"dir": logs}}
+        config = {"providers": {scene.api: provider}, "models": {name: model}, "logs": {"dir": logs}, "freeze": freeze}
         async with LLMGateway(config) as ours:
             yield ours
         assert os.listdir(logs), "the journal wrote nothing"  # noqa: PTH208

@@ -49,6 +49,19 @@ def test_a_conversation_is_sent_as_langchain_would_send_it(answer: str, fields: 
     assert messages[4].content == "Under it."
 
 
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "o3"])
+def test_plain_texts_of_every_role_are_sent_as_langchain_would_send_them_each_time_anew(model: str) -> None:
+    ours, theirs = both(model=model)
+    kinds = (SystemMessage, HumanMessage, AIMessage)
+    for words in ("first", ""):
+        messages: list[BaseMessage] = [kind(f"{words}{kind.__name__}") for kind in kinds]
+        seen = ours._get_request_payload(messages)
+        assert seen == theirs._get_request_payload(messages)
+        seen["messages"][0]["content"] = seen["model"] = "changed by its receiver"
+    named: list[BaseMessage] = [HumanMessage("Where?", name="guide"), SystemMessage("Be brief.")]
+    assert ours._get_request_payload(named) == theirs._get_request_payload(named)
+
+
 def test_a_question_that_is_no_list_of_messages_is_langchains_own_business() -> None:
     ours, theirs = both(model="gpt-4o-mini")
     assert ours._get_request_payload("Where?") == theirs._get_request_payload("Where?")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.globals import set_debug
 from langchain_core.language_models import SimpleChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
-from llm_gateway.clients.asking import generated, invoked
+from llm_gateway.clients.asking import generated, invoked, streamed
 
 
 async def nothing() -> None: ...
@@ -128,3 +128,55 @@ async def test_a_cancellation_by_the_caller_is_one() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+class Streaming(Model):
+    """A chat model that answers in pieces."""
+
+    pieces: tuple[str, ...] = ("a", "b")
+    begun: int = 0
+
+    async def astream(self, *given: Any, **more: Any) -> AsyncIterator[AIMessageChunk]:
+        self.begun += 1
+        async for chunk in super().astream(*given, **more):
+            yield chunk
+
+    async def _astream(self, *_: Any, stop: Any = None, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        await self.before()
+        for piece in self.pieces:
+            message = AIMessageChunk(content=piece, response_metadata={"kept": stop, "both": "own"})
+            yield ChatGenerationChunk(message=message, generation_info={"told": piece, "both": "last"})
+
+
+def streaming(**fields: Any) -> Streaming:
+    return Streaming(**{"cache": False, **fields})
+
+
+async def told(made: Streaming, messages: list[BaseMessage] = ASKED[0], *, lean: bool = True) -> list[Any]:
+    chunks = [each async for each in streamed(made, messages, ASKED[1], lean=lean)]
+    return [(each.content, each.response_metadata) for each in chunks if each.content]
+
+
+async def test_a_stream_asked_directly_brings_what_astream_brings() -> None:
+    made = streaming()
+    direct, whole = await told(made), await told(made, lean=False)
+    assert made.begun == 1
+    assert direct == whole
+    assert direct[0] == ("a", {"told": "a", "both": "own", "kept": ["END"]})
+
+
+async def test_an_empty_stream_fails_as_langchains_does() -> None:
+    for lean in (True, False):
+        with pytest.raises(ValueError, match="No generation chunks"):
+            await told(streaming(pieces=()), lean=lean)
+
+
+@pytest.mark.parametrize("why", ["handler", "blocks", "version"])
+async def test_a_stream_that_somebody_hears_or_that_wants_another_form_is_astreams(why: str) -> None:
+    ears = Listening()
+    known: dict[str, dict[str, Any]] = {"handler": {"callbacks": [ears]}, "version": {"output_version": "v1"}}
+    fields = known.get(why, {})
+    made = streaming(**fields)
+    asked: list[BaseMessage] = [HumanMessage([{"type": "text", "text": "hi"}])] if why == "blocks" else ASKED[0]
+    assert len(await told(made, asked)) == 2
+    assert (made.begun, ears.heard) == (1, int(why == "handler"))
