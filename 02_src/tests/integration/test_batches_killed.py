@@ -25,6 +25,7 @@ ROWS = 12
 CANARY = "sk-canary-batch-killed"
 POINTS = (*STEPS, *WIRE, *WIRE, "before_commit", "after_commit", "half_written", "random", "random")
 MOST_PASSES = {"recorded": 5, "sending": 12, "sent": 12, "before_commit": 25, "after_commit": 25, "half_written": 3}
+LONG = 150  # looks; Anthropic tells whose an orphan is only once it has ended, until then its rows wait
 LONGEST_DELAY = 0.2  # seconds a victim lives that is killed at random
 TOML = """
 logs = { dir = false }
@@ -56,8 +57,8 @@ def provider() -> Iterator[Emulator]:
 class BatchBooks(Books):
     """The same of a job whose provider is the emulator, used anew for each job.
 
-    A batch ends as `path` says; row 5 is refused, row 6 breaks once and is answered then. `late`: no batch ends before
-    it is cancelled, near the job's deadline, and then half of its rows are answered.
+    A batch ends as `path` says; row 5 is refused, row 6 breaks once and is answered then. `late`: a batch takes
+    long and is cancelled near the job's deadline, when half of its rows are answered.
     """
 
     def __init__(self, folder: Path, emulator: Emulator, kind: str, *, late: bool, path: tuple[str, ...]) -> None:
@@ -82,7 +83,7 @@ class BatchBooks(Books):
         (self.folder / "llm-gateway.toml").write_text(text.replace("URL", url))
 
     def _path_of(self, _made: Made) -> tuple[str, ...]:
-        return ("in_progress",) * 100_000 if self._late else self._path
+        return ("in_progress",) * LONG + ("completed",) if self._late else self._path
 
     def _fate(self, told: str, state: str) -> Fate:
         number = int(told.rpartition("-")[2])
