@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test format lint types layers unit soak bench bench-memory bench-bulk bench-redis bench-limits bench-priority bench-cost bench-plan docs pictures lock clean
+.PHONY: help setup servers demo test format lint types layers unit soak test-ray bench bench-memory bench-bulk bench-redis bench-limits bench-priority bench-cost bench-plan docs pictures lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -59,8 +59,12 @@ layers: $(DEV) ## each room imports only from the floors below it
 unit: $(DEV) ## the fast tests alone
 	@$(BIN)/pytest -q 02_src/tests/unit 02_src/tests/property
 
-soak: setup ## kill jobs a thousand times
-	@LLM_GATEWAY_KILLS=1000 $(BIN)/pytest -q -n 2 02_src/tests/integration/test_jobs_killed.py
+soak: setup ## kill jobs a thousand times, a fifth of them in the batch lane
+	@LLM_GATEWAY_KILLS=800 LLM_GATEWAY_BATCH_KILLS=200 $(BIN)/pytest -q -n 2 \
+		02_src/tests/integration/test_jobs_killed.py 02_src/tests/integration/test_batches_killed.py
+
+test-ray: $(DEV) ## answer datasets in a real Ray, in an environment of its own (half a gigabyte)
+	@PYTHONPATH=02_src/tests $(BIN)/python -m with_ray.run
 
 bench: $(DEV) ## speed, beside bare LangChain, LiteLLM, TensorZero and any-llm
 	@$(BIN)/python 02_src/tests/bench/run.py

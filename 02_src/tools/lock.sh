@@ -13,9 +13,13 @@ pin() {
         --no-emit-index-url --no-emit-find-links "$@" --output-file "$file"
 }
 
-pin demo pyproject.toml --all-extras --group build "$@"
-pin dev pyproject.toml --all-extras --group dev "$@"
+# All extras but Ray, which is half a gigabyte and has an environment of its own.
+mapfile -t extras < <(sed -n '/^\[project.optional-dependencies\]/,/^$/s/^\([a-z]*\) = .*/--extra=\1/p' pyproject.toml | grep -v =ray)
+
+pin demo pyproject.toml "${extras[@]}" --group build "$@"
+pin dev pyproject.toml "${extras[@]}" --group dev "$@"
 pin node --group pyproject.toml:node "$@"
+pin bench-ray pyproject.toml --extra ray "$@"
 for peer in litellm tensorzero any-llm curator; do
     pin "bench-$peer" --group "pyproject.toml:bench-$peer" "$@"
 done

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 HOME = ROOT / ".venv-bench"
 # The environment of each subject that is not ours, and the distribution that it is named by.
 PEERS = {"litellm": "litellm", "tensorzero": "tensorzero", "any-llm": "any-llm-sdk", "curator": "bespokelabs-curator"}
+DISTRIBUTIONS = PEERS | {"ray": "ray"}  # Ray is no peer: AskGateway works in it
 COMPARED = ("litellm", "tensorzero", "any-llm")  # with single requests
 HOME_OF = {
     "litellm_router": "litellm",
@@ -24,14 +25,14 @@ HOME_OF = {
 
 
 def peer_python(name: str, say: Callable[[str], None]) -> Path:
-    """Return the interpreter that has a peer, made where it is missing or outdated."""
+    """Return the interpreter that has a peer, or Ray, made where it is missing or outdated."""
     home = HOME / name
     python = home / "bin" / "python"
     needs = ROOT / "requirements" / f"bench-{name}.txt"
     wanted = hashlib.sha256(needs.read_bytes()).hexdigest()
     made_for = home / "made-for"
     if not made_for.exists() or made_for.read_text(encoding="utf-8") != wanted:
-        say(f"Installing {PEERS[name]} into {home.relative_to(ROOT)} …")
+        say(f"Installing {DISTRIBUTIONS[name]} into {home.relative_to(ROOT)} …")
         # The lock names everything, so nothing is left to resolve; pip stumbles over extras of what is pinned by hash.
         install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
         subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)  # noqa: S603

@@ -1,10 +1,11 @@
-"""`python -m fakes.job_victim`: forks processes that work on a job through the command line, and kills them.
+"""`python -m fakes.job_victim [batches]`: forks processes that work on a job through the command line, and kills them.
 
 A job in a database gets two at once, and only the first is killed.
 
 Reads a command on each line of standard input and answers each with a line: how the process ended. All that is slow to
-import is imported once, here. The provider is a fake in the process itself, but its ledger is a file that is written
-before each answer, as a provider's own books would be.
+import is imported once, here; with `batches`, what the batch lane needs too. The provider is a fake in the process
+itself, but its ledger is a file that is written before each answer, as a provider's own books would be. In the batch
+lane it is an emulator elsewhere.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from zlib import crc32
 import psycopg
 
 import llm_gateway.clients.runnable  # noqa: F401 - imported once, not in every process
+from fakes import batch_victim
 from llm_gateway import LLMMessage, LLMRequest, MockLLMGateway
 from llm_gateway.cli import run as run_module
 from llm_gateway.cli import running
@@ -174,6 +176,9 @@ def victim(command: dict[str, Any]) -> int:
     os.dup2(told, 2)
     fuse = Fuse(command["point"], command["nth"])
     light_the_fuse(fuse)
+    if command.get("role") == "batch":
+        running.LOOK_PERIOD = 0.01
+        return batch_victim.run_in_batches(fuse.passed, late=command["late"])
     light_the_fuse_of_postgresql(fuse)
 
     class Gateway(MockLLMGateway):
@@ -239,6 +244,8 @@ async def warm_up() -> None:
 def main() -> None:
     """Answer each command with how its victim ended."""
     asyncio.run(warm_up())
+    if "batches" in sys.argv:
+        asyncio.run(batch_victim.warm_up())
     gc.freeze()  # so that victims do not copy what they only look at
     for line in sys.stdin:
         print(json.dumps(fork(json.loads(line))), flush=True)  # noqa: T201 - the answer

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,14 +15,12 @@ import pytest
 
 from fakes.job_victim import CALLS, POINTS, fate
 from fakes.postgres_server import PostgresServer
-from llm_gateway.errors import JobError
-from llm_gateway.jobs import Ledger, statements
+from fakes.victims import ROWS, Books, Victims, write_input
+from llm_gateway.jobs import Ledger
 from llm_gateway.jobs.address import JobAddress
 from llm_gateway.jobs.export import all_results
 from llm_gateway.jobs.postgres import viewing
-from llm_gateway.jobs.sqlite import SqliteView, reading
 
-ROWS = 40
 KILLS = int(os.environ.get("LLM_GATEWAY_KILLS", "208"))  # of all parts together
 PARTS = 4
 SHARED_JOBS = max(3, KILLS // 70)  # each with one kill or none
@@ -32,111 +28,11 @@ LONGEST_DELAY = 0.25  # seconds a victim lives that is killed at random
 MOST_PASSES = {"half_written": 8, "written": 8, "synced": 2, "locked": 1, "called": 45, "answered": 35}
 
 
-class Victims:
-    """The process that forks victims."""
-
-    def __init__(self, python: Path) -> None:
-        tests = Path(__file__).parents[1]
-        self._server = subprocess.Popen(  # noqa: S603 - our own script
-            [python, "-m", "fakes.job_victim"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"},
-        )
-
-    def run(
-        self, folder: Path, point: str | None = None, nth: int = 1, delay: float = 0.0, **more: Any
-    ) -> dict[str, int]:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        command = {"folder": str(folder), "point": point, "nth": nth, "delay": delay, **more}
-        self._server.stdin.write(f"{json.dumps(command)}\n")
-        self._server.stdin.flush()
-        ended: dict[str, int] = json.loads(self._server.stdout.readline())
-        bug = folder / "bug.log"
-        assert not bug.exists(), bug.read_text()
-        return ended
-
-    def close(self) -> None:
-        self._server.communicate()
-        assert self._server.returncode == 0
-
-
 @pytest.fixture(scope="module")
 def victims(warm: Path) -> Iterator[Victims]:
     serving = Victims(warm / "python")
     yield serving
     serving.close()
-
-
-def write_input(folder: Path) -> None:
-    folder.mkdir()
-    rows = [json.dumps({"prompt": f"row {number}", "model": "gpt-4o-mini"}) for number in range(1, ROWS + 1)]
-    rows[6] = "nonsense"
-    (folder / "in.jsonl").write_text("\n".join(rows))
-
-
-class Books:
-    """What is known of one job from outside, and must never get less."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        write_input(folder)
-        self.results: dict[int, bytes] = {}
-        self.lines: set[bytes] = set()
-
-    def audit(self) -> Ledger | None:
-        """Compare state, output and the provider's ledger with each other and with what was known before."""
-        try:
-            state = reading(self.folder / "out.jsonl.job")
-        except JobError:  # not begun
-            assert not self.results
-            assert not (self.folder / CALLS).exists()
-            return None
-        with state as connection:
-            found = list(all_results(SqliteView(connection, self.folder)))
-            ledger, noted = statements.ledger(connection), statements.facts(connection).get("output")
-            calls = dict(connection.execute("SELECT key, calls FROM rows"))
-        assert len({result.number for result in found}) == len(found)
-        results = {result.number: result.body for result in found}
-        assert self.results.items() <= results.items()  # nothing that was recorded is lost or changed
-        self.results = results
-        assert ledger.adds_up
-        log = self.folder / CALLS
-        made = Counter(log.read_text().split() if log.exists() else [])
-        assert all(calls[name] >= number for name, number in made.items())  # recorded before it was made
-        assert ledger.answered + ledger.refused <= made.total() <= ledger.calls
-        if noted is not None:
-            self._audit_output(noted)
-        return ledger
-
-    def _audit_output(self, noted: dict[str, Any]) -> None:
-        """What the state knows to be written is there, and every whole line is that of a result."""
-        output = self.folder / "out.jsonl"
-        text = output.read_bytes() if output.exists() else b""
-        assert len(text) >= noted["place"]
-        assert text[: noted["place"]].endswith(b"\n") or not noted["place"]
-        whole = text.split(b"\n")[:-1]
-        assert len(set(whole)) == len(whole)
-        self.lines |= set(whole)
-
-    def audit_the_end(self) -> None:
-        ledger = self.audit()
-        assert ledger is not None
-        assert (ledger.pending, ledger.leased, ledger.rows, ledger.malformed) == (0, 0, ROWS, 1)
-        assert ledger.answered == ledger.done == ROWS - 1 - sum(ledger.failed.values())
-        assert set(ledger.failed) == {"rejected"}
-        text = (self.folder / "out.jsonl").read_bytes()
-        assert self.lines <= set(text.splitlines())  # a line that a reader saw stays
-        lines = [json.loads(line) for line in text.splitlines()]
-        assert sorted(line["line"] for line in lines) == list(range(1, ROWS + 1))
-        for line in lines:
-            if line["line"] != 7:
-                assert line["status"] == ("error" if fate(line["request_id"]) == "refused" else "ok")
-            if line["status"] == "ok":
-                assert line["response"]["content"].startswith(f"{line['request_id']} by ")
-                assert json.dumps(line["response"]) == json.dumps(json.loads(self.results[line["line"]]))
 
 
 def passes(point: str, rng: Random) -> int:
