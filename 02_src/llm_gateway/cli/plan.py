@@ -25,8 +25,8 @@ from llm_gateway.cli.voice import MOST_COMPLAINTS, Voice
 from llm_gateway.errors import ConfigurationError, UnknownModelError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.export import all_results
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.job import Job
-from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.views import viewing
 from llm_gateway.planning.census import Census, Past
 from llm_gateway.planning.estimate import estimate

@@ -24,9 +24,9 @@ from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.job import POLL, Job
 from llm_gateway.jobs.opening import Place, shown_place
-from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.tables import is_table
 from llm_gateway.jobs.views import viewing
 from llm_gateway.models import RequestPriority

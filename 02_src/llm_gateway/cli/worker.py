@@ -18,8 +18,8 @@ from llm_gateway.cli.writing import NoWriter
 from llm_gateway.errors import JobError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.job import Job
-from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.views import viewing
 
 

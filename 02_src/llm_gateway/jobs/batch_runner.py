@@ -12,8 +12,9 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.jobs.asking import Asker
 from llm_gateway.jobs.batch_book import BatchBook
 from llm_gateway.jobs.batches import Batches
+from llm_gateway.jobs.lanes import Lane
 from llm_gateway.jobs.records import Lease, NewRow, Verdict
-from llm_gateway.jobs.runner import Lane, Runner
+from llm_gateway.jobs.runner import Runner
 from llm_gateway.jobs.store import JobStore
 
 PROBES = 3  # rows that are asked in the standard lane, one by one, until one is answered; only then a batch is made
@@ -107,8 +108,8 @@ class BatchRunner(Runner):
 
     async def _ask(self, model: str, lane: Lane, *, least_turns: int) -> int:
         """Ask rows in the standard lane, as many as there is room for; return how many."""
-        limit = min(lane.pending, lane.window - lane.asking)
-        if limit <= 0 or not self._writable.is_set():
+        limit = lane.room
+        if limit <= 0 or self._patience.is_waiting:
             return 0
         leases: list[Lease] = await self.persisted(lambda: self._plan.book.weary(model, limit, least_turns))
         lane.pending -= len(leases)

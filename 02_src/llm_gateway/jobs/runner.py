@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from llm_gateway.clock import Clock
-from llm_gateway.errors import (
-    BudgetExceededError,
-    ConfigurationError,
-    InvalidRequestError,
-    JobChangedError,
-    JobStoreBusyError,
-)
+from llm_gateway.errors import BudgetExceededError, ConfigurationError, JobStoreBusyError
 from llm_gateway.jobs.asking import Asker, Halt, failure_of
+from llm_gateway.jobs.hooks import Hooks
+from llm_gateway.jobs.intake import AHEAD, Intake
+from llm_gateway.jobs.lanes import Lane
+from llm_gateway.jobs.patience import Patience
 from llm_gateway.jobs.records import Calls, Lease, NewRow, RowState, Verdict
-from llm_gateway.jobs.store import Added, JobStore
-from llm_gateway.models import LLMRequest
+from llm_gateway.jobs.store import JobStore
 
-T = TypeVar("T")
-CHUNK = 128  # rows that are taken in together at most; the loop is not held up longer
-AHEAD = 2048  # rows that may be pending before the reading waits: the store stays small, and nobody waits for rows
-ROWS_A_SLOT = 4  # rows under way for each call that a model may have at once
-FEWEST_ROWS = 16
-KEPT = 2 * AHEAD  # requests that are kept at hand until their rows are leased
-KEPT_BYTES = 4096  # a longer one, with an image say, waits in the store alone
-STORE_PAUSE = 2.0  # seconds between attempts to write what the disk has no room for
 LOOK_PERIOD = 1.0  # seconds between two looks at what others do to a shared job
-
-
-@dataclass(slots=True)
-class Lane:
-    """The rows of one model."""
-
-    window: int  # rows under way at most
-    pending: int = 0
-    asking: int = 0
-    unrecorded: int = 0  # leased, and what became of them is not on disk
-    blocked: ConfigurationError | None = None  # why none of them can be asked
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Hooks:
-    """Who hears of a job's ups and downs. Called on the loop."""
-
-    paused: Callable[[JobStoreBusyError], None] = lambda _error: None  # the store cannot be written; it will go on
-    resumed: Callable[[], None] = lambda: None
-    recorded: Callable[[], None] = lambda: None  # there may be new results
-    ended: Callable[[Verdict], None] = lambda _verdict: None  # a row of this process has a result
-    refused: Callable[[NewRow], None] = lambda _row: None  # a row cannot be asked
-    told: Callable[[str], None] = lambda _sentence: None  # what its user should know
-    step: Callable[[str], None] = lambda _name: None  # before and after each step of a provider's batch
 
 
 class Runner:
@@ -97,16 +59,17 @@ class Runner:
         self._lanes: dict[str, Lane] = {}
         self._rows: set[asyncio.Task[Verdict]] = set()
         self._asking: set[asyncio.Task[Any]] = set()  # those of the rows that have no verdict yet
+        self._patience = Patience(clock, hooks, went_on=self._wake)
+        self.persisted = self._patience.persisted
+        self._intake = Intake(
+            store, self._patience, keeps=asks, taken_in=self._taken_in, until_there_is_room=self._until_there_is_room
+        )
         self._has_news = asyncio.Event()  # it may be worth a look whether all is over
         self._reading = True
         self._stopping = False
         self._abandoned = False
-        self._kept: dict[int, LLMRequest] = {}  # by the number of the row
         self._room = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._failing = 0  # writes that wait for room on the disk
         self._answered = False
         self._broken: BaseException | None = None
         self.halted: ConfigurationError | BudgetExceededError | None = None  # why it stopped by itself
@@ -126,6 +89,7 @@ class Runner:
     def abandon(self) -> None:
         """Stop, cancel the calls under way, whose rows are pending again, and wait for no disk."""
         self._abandoned = True
+        self._patience.give_up()
         self.stop()
         for task in self._asking:
             task.cancel()
@@ -136,7 +100,7 @@ class Runner:
         self._answered = ledger.done > 0 and not self._store.shared
         for model, number in (await self.persisted(self._store.pending)).items():
             self._lane(model).pending += number
-        reader = asyncio.create_task(self._read(rows))
+        reader = asyncio.create_task(self._intake.read(rows))
         stopped = asyncio.create_task(self._stopped.wait())
         looking = asyncio.create_task(self._look_around())
         try:
@@ -166,32 +130,6 @@ class Runner:
 
     # --- rows in ----------------------------------------------------------------------------------------------
 
-    async def _read(self, rows: AsyncIterable[NewRow]) -> None:
-        """Take rows in. While some are being written, the next ones gather."""
-        gathered: list[NewRow] = []
-        writing: asyncio.Task[None] | None = None
-        try:
-            async for row in rows:
-                gathered.append(row)
-                if writing is None or writing.done():
-                    if writing is not None:
-                        writing.result()
-                    writing = asyncio.create_task(self._take_in_all(gathered))
-                if len(gathered) >= CHUNK:
-                    await writing
-                    await self._until_there_is_room()
-        finally:
-            if writing is not None:
-                await asyncio.wait((writing,))
-        if writing is not None:
-            writing.result()
-
-    async def _take_in_all(self, gathered: list[NewRow]) -> None:
-        while gathered:
-            chunk = gathered.copy()
-            gathered.clear()
-            await self._take_in(chunk)
-
     async def _until_there_is_room(self) -> None:
         # Others may work on a shared job, also when this process has ended: it is taken in as fast as it can be read.
         if self._store.shared or not self._asks:
@@ -207,26 +145,11 @@ class Runner:
         """Whether rows of a model are asked as soon as there is room, so that few of them need be taken in."""
         return True
 
-    async def _take_in(self, rows: list[NewRow]) -> None:
-        outcomes = await self.persisted(lambda: self._store.add(rows))
-        for row, outcome in zip(rows, outcomes, strict=True):
-            if outcome is Added.CHANGED:
-                told = f"Row {row.number} ('{row.key}') is not what it was when the job began; begin another job."
-                raise JobChangedError(told)
-            if outcome is Added.TWICE:
-                await self._take_in([_refused_for_its_key(row)])
-            elif outcome is Added.NEW:
-                self._taken_in(row)
-
     def _taken_in(self, row: NewRow) -> None:
         if row.failure is not None:
             self._hooks.refused(row)
             self._hooks.recorded()
             return
-        if self._asks and row.asked is not None and len(row.request) <= KEPT_BYTES:
-            if len(self._kept) >= KEPT:  # they went to other workers, or wait for the next run
-                self._kept.clear()
-            self._kept[row.number] = row.asked
         lane = self._lane(row.model)
         lane.pending += 1
         lane.changed.set()
@@ -245,10 +168,10 @@ class Runner:
         """Lease rows of one model whenever there is room in its window."""
         try:
             while not (self._stopping or self._is_over(lane)):
-                limit = min(lane.pending, lane.window - lane.asking)
+                limit = lane.room
                 if lane.blocked is not None:
                     limit = self._limit_of_blocked(lane)
-                if limit <= 0 or not self._writable.is_set():
+                if limit <= 0 or self._patience.is_waiting:
                     lane.changed.clear()
                     if not self._stopping:
                         await lane.changed.wait()
@@ -309,7 +232,7 @@ class Runner:
             self.stop()
 
     async def _work(self, lane: Lane, lease: Lease) -> Verdict:
-        verdict = await self._asker.ask(lease, self._kept.pop(lease.number, None))
+        verdict = await self._asker.ask(lease, self._intake.known(lease.number))
         task = asyncio.current_task()
         if task is not None:
             self._asking.discard(task)
@@ -351,7 +274,7 @@ class Runner:
     def _limit_of_blocked(self, lane: Lane) -> int:
         """Return how many rows of a blocked lane to lease; stop if no other lane has anything to do."""
         if self._answered:
-            return min(lane.pending, lane.window - lane.asking)
+            return lane.room
         others = [each for each in self._lanes.values() if each.blocked is None and each.pending + each.unrecorded]
         if not others and not lane.unrecorded:
             self.halted = lane.blocked
@@ -359,39 +282,6 @@ class Runner:
         return 0
 
     # --- waiting ----------------------------------------------------------------------------------------------
-
-    async def persisted(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Do what writes; while the disk is full, say so once and try again until there is room, or `abandon`."""
-        failed = False
-        try:
-            while True:
-                try:
-                    return await action()
-                except JobStoreBusyError as error:
-                    if self._abandoned:
-                        raise
-                    if not failed:
-                        failed = True
-                        self._pause(error)
-                await self._clock.sleep(STORE_PAUSE)
-        finally:
-            if failed:
-                self._go_on()
-
-    def _pause(self, error: JobStoreBusyError) -> None:
-        self._failing += 1
-        if self._failing == 1:
-            self._writable.clear()
-            self._hooks.paused(error)
-
-    def _go_on(self) -> None:
-        """Go on once everything is written that could not be."""
-        self._failing -= 1
-        if not self._failing:
-            self._writable.set()
-            self._wake()
-            if not self._abandoned:
-                self._hooks.resumed()
 
     async def _all_ended(self) -> None:
         """Return when no row is under way and none will be; lanes end when they have nothing more to lease."""
@@ -410,14 +300,3 @@ class Runner:
         self._room.set()
         for lane in self._lanes.values():
             lane.changed.set()
-
-
-def _refused_for_its_key(row: NewRow) -> NewRow:
-    """Return a row that cannot be asked, since an earlier one has its id."""
-    error = InvalidRequestError(f"the id '{row.key}' stands on an earlier line too; give each line its own.")
-    return replace(row, key=None, model="", request=b"", failure=failure_of(error))
-
-
-def window_of(max_concurrency: int, max_queue_size: int) -> int:
-    """Return how many rows of a model to keep under way: no slot waits for a row, and no queue is filled."""
-    return min(max(FEWEST_ROWS, ROWS_A_SLOT * max_concurrency), max_queue_size)

@@ -19,11 +19,11 @@ from fakes.provider import FakeProvider, ask, gateway_over
 from llm_gateway import LLMRequest
 from llm_gateway.calls import CallWatch
 from llm_gateway.errors import ConfigurationError, JobError, JobStoreBusyError, MissingApiKeyError
-from llm_gateway.jobs import Job, JobOutcome, job, postgres, postgres_tables, runner
+from llm_gateway.jobs import Job, JobOutcome, job, patience, postgres, postgres_tables, runner
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.postgres import PostgresJobStore, jobs_in, viewing
 from llm_gateway.jobs.records import Calls, NewRow, Verdict
-from llm_gateway.jobs.runner import Hooks
 
 NAMES = (f"shared-{number}" for number in itertools.count())
 ANSWER = Verdict(calls=Calls(answered=1), answer=b'{"content":"x"}')
@@ -34,7 +34,7 @@ CANARY = "sk-canary/pass%word"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (runner, job):
         monkeypatch.setattr(module, "LOOK_PERIOD", 0.02)
-    monkeypatch.setattr(runner, "STORE_PAUSE", 0.05)
+    monkeypatch.setattr(patience, "STORE_PAUSE", 0.05)
 
 
 @pytest.fixture
