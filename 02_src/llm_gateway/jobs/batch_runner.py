@@ -64,9 +64,8 @@ class BatchRunner(Runner):
         except ConfigurationError as error:
             self.halted = error
             self.stop()
-        except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
-            self._broken = self._broken or error
-            self.stop()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
         else:
             if batches is None:
                 await super()._dispatch(model, lane)
@@ -140,9 +139,9 @@ class BatchRunner(Runner):
         )
 
     async def _verdict(self, lane: Lane, lease: Lease) -> Verdict | None:
-        task = self._start(lane, lease)
-        await asyncio.wait((task,))
-        return None if task.cancelled() or task.exception() is not None else task.result()
+        told: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+        self._start(lane, lease, told)
+        return await told
 
     async def _idle(self, lane: Lane, until: float) -> None:
         """Wait for a change, or for an instant, or until it is late."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from llm_gateway.clock import Clock
@@ -15,6 +16,7 @@ from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.intake import AHEAD, Intake
 from llm_gateway.jobs.lanes import Lane
 from llm_gateway.jobs.patience import Patience
+from llm_gateway.jobs.recording import End, Recorder
 from llm_gateway.jobs.records import Calls, Lease, NewRow, RowState, Verdict
 from llm_gateway.jobs.store import JobStore
 
@@ -57,13 +59,13 @@ class Runner:
         if not store.shared or not asks:
             self._all_over.set()  # nobody else's rows are waited for
         self._lanes: dict[str, Lane] = {}
-        self._rows: set[asyncio.Task[Verdict]] = set()
         self._asking: set[asyncio.Task[Any]] = set()  # those of the rows that have no verdict yet
         self._patience = Patience(clock, hooks, went_on=self._wake)
         self.persisted = self._patience.persisted
         self._intake = Intake(
             store, self._patience, keeps=asks, taken_in=self._taken_in, until_there_is_room=self._until_there_is_room
         )
+        self._recorder = Recorder(store, self._patience, ended=self._ended, broken=self._fail)
         self._has_news = asyncio.Event()  # it may be worth a look whether all is over
         self._reading = True
         self._stopping = False
@@ -78,7 +80,7 @@ class Runner:
     @property
     def under_way(self) -> int:
         """How many rows are being asked."""
-        return len(self._rows)
+        return sum(lane.unrecorded for lane in self._lanes.values())
 
     def stop(self) -> None:
         """Read and lease nothing more; rows under way go on."""
@@ -183,9 +185,8 @@ class Runner:
                 self._room.set()
                 for lease in leases:
                     self._start(lane, lease)
-        except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
-            self._broken = self._broken or error
-            self.stop()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
 
     async def _look_around(self) -> None:
         """Take over what others left behind, learn of what they brought and did, and note when all is over."""
@@ -204,60 +205,70 @@ class Runner:
                 with suppress(TimeoutError):
                     async with self._clock.timeout(LOOK_PERIOD):
                         await self._has_news.wait()
-        except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
-            self._broken = self._broken or error
-            self.stop()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
 
-    def _start(self, lane: Lane, lease: Lease) -> asyncio.Task[Verdict]:
+    def _start(self, lane: Lane, lease: Lease, told: asyncio.Future[Verdict | None] | None = None) -> None:
+        """Ask a row; `told` hears what became of it once that is recorded, None if nothing could be."""
         lane.asking += 1
         lane.unrecorded += 1
-        task = asyncio.create_task(self._work(lane, lease))
-        self._rows.add(task)
+        task = asyncio.create_task(self._asker.ask(lease, self._intake.known(lease.number)))
         self._asking.add(task)
-        task.add_done_callback(partial(self._row_ended, lane))
-        return task
+        task.add_done_callback(partial(self._asked, lane, lease, told))
 
-    def _row_ended(self, lane: Lane, task: asyncio.Task[Verdict]) -> None:
-        self._rows.discard(task)
-        lane.unrecorded -= 1
-        if not lane.unrecorded:
-            self._has_news.set()
-        self._wake()
+    def _asked(
+        self,
+        lane: Lane,
+        lease: Lease,
+        told: asyncio.Future[Verdict | None] | None,
+        task: asyncio.Task[Verdict | Halt],
+    ) -> None:
+        self._asking.discard(task)
+        # The next row can be leased in the same transaction that records this one.
+        lane.asking -= 1
         if task.cancelled():  # before its first step; its call stays in doubt
-            self.broken_off += 1
+            self._ended([End(lane, lease, Verdict(calls=Calls()), told)], None)
             return
-        error = task.exception()
-        if error is not None:  # `run` raises it, once the other rows have ended
-            self._broken = self._broken or error
-            self.stop()
-
-    async def _work(self, lane: Lane, lease: Lease) -> Verdict:
-        verdict = await self._asker.ask(lease, self._intake.known(lease.number))
-        task = asyncio.current_task()
-        if task is not None:
-            self._asking.discard(task)
+        if (bug := task.exception()) is not None:
+            self._fail(bug)
+            self._ended([End(lane, lease, Verdict(calls=Calls()), told)], None)
+            return
+        verdict = task.result()
         if isinstance(verdict, Halt):
             verdict = self._after_halt(lane, verdict)
         elif verdict.answer is not None:
             # What this process has no key for, another one of a shared job may: no row fails of it.
             self._answered = not self._store.shared
-        # The next row can be leased in the same transaction that records this one.
-        lane.asking -= 1
+        self._recorder.put(End(lane, lease, verdict, told))
         lane.changed.set()
-        try:
-            is_ours = await self.persisted(lambda: self._store.finish(lease, verdict))
-        except JobStoreBusyError:  # given up: the row stays leased, and its call in doubt, until the job goes on
-            self.broken_off += 1
-            return verdict
+
+    def _ended(self, ends: Sequence[End], ours: Sequence[bool] | None) -> None:
+        """Count rows whose end is recorded; None: they are not, and nothing is known of them until the job goes on."""
+        for end, is_ours in zip(ends, repeat(None) if ours is None else ours, strict=False):
+            end.lane.unrecorded -= 1
+            if is_ours is None:
+                self.broken_off += 1
+            else:
+                self._count(end.lane, end.verdict, is_ours=is_ours)
+            if not end.lane.unrecorded:
+                self._has_news.set()
+            if end.told is not None and not end.told.done():
+                end.told.set_result(None if is_ours is None else end.verdict)
+        self._wake()
+
+    def _count(self, lane: Lane, verdict: Verdict, *, is_ours: bool) -> None:
         if verdict.state is not RowState.PENDING:
             self._hooks.recorded()
             if is_ours:
                 self._hooks.ended(verdict)
-        elif verdict.broken_off:
-            self.broken_off += 1
-        if verdict.state is RowState.PENDING and is_ours:
-            lane.pending += 1
-        return verdict
+            return
+        self.broken_off += verdict.broken_off
+        lane.pending += is_ours
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop; `run` raises the first such error, once the rows under way have ended."""
+        self._broken = self._broken or error
+        self.stop()
 
     def _after_halt(self, lane: Lane, halt: Halt) -> Verdict:
         """Stop if there is no money; else wait whether other rows are answered, so that it is this one that fails."""
@@ -290,8 +301,9 @@ class Runner:
             await self._room.wait()
         while lanes := [lane.task for lane in self._lanes.values() if lane.task is not None and not lane.task.done()]:
             await asyncio.wait(lanes)
-        while self._rows:
-            await asyncio.wait(self._rows)
+        while self.under_way:
+            self._room.clear()
+            await self._room.wait()
 
     def _is_over(self, lane: Lane) -> bool:
         return not self._reading and not lane.pending and not lane.unrecorded and self._all_over.is_set()
