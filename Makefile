@@ -72,7 +72,7 @@ bench: $(DEV) ## speed, beside bare LangChain, LiteLLM, TensorZero and any-llm
 bench-memory: $(DEV) ## memory over 200,000 requests on each transport, and what a shutdown leaves
 	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.memory
 
-bench-bulk: $(DEV) ## what a durable job costs, beside others; BULK=--million for a million rows too
+bench-bulk: $(DEV) ## what a durable job costs, beside others, and whether a million rows stay flat
 	@PYTHONPATH=02_src/tests $(BIN)/python -m bench.bulk $(BULK)
 
 bench-redis: $(DEV) ## four processes on limits that one Redis counts

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import get_args
 
 from llm_gateway.events import AttemptBegan, AttemptFailed, Event, RequestDone, RetryScheduled
 
 Heard = AttemptBegan | AttemptFailed | RetryScheduled | RequestDone
 """What is told of a request: a call begins, it failed, another one will be made, there will be no more."""
+HEARD = frozenset(get_args(Heard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +22,34 @@ class CallWatch:
 
     def observe(self, event: Event, /) -> None:
         """Pass on what followers want to hear."""
-        if self._followers and isinstance(event, AttemptBegan | AttemptFailed | RetryScheduled | RequestDone):
-            for follower in tuple(self._followers.get(event.request_id, ())):
-                follower(event)
+        # Every event of the gateway comes by here: a look at its class costs a tenth of what `isinstance` of four does.
+        if type(event) in HEARD and (followers := self._followers.get(event.request_id)):  # type: ignore[attr-defined]
+            for follower in tuple(followers):
+                follower(event)  # type: ignore[arg-type]
 
-    @contextmanager
-    def following(self, request_id: str, follower: Callable[[Heard], None]) -> Iterator[None]:
+    def following(self, request_id: str, follower: Callable[[Heard], None]) -> AbstractContextManager[None]:
         """Have `follower` called with every event of `request_id` while the body runs.
 
         It is called before what the event announces: a `RetryScheduled` comes before its call can be made.
         """
-        followers = self._followers.setdefault(request_id, [])
-        followers.append(follower)
-        try:
-            yield
-        finally:
-            followers.remove(follower)
-            if not followers:
-                self._followers.pop(request_id, None)
+        return Following(self._followers, request_id, follower)
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A follower, for as long as a body runs."""
+
+    followers: dict[str, list[Callable[[Heard], None]]]
+    request_id: str
+    follower: Callable[[Heard], None]
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self.followers.setdefault(self.request_id, []).append(self.follower)
+
+    def __exit__(self, *error: object) -> None:
+        """End, whatever happened."""
+        left = self.followers[self.request_id]
+        left.remove(self.follower)
+        if not left:
+            del self.followers[self.request_id]

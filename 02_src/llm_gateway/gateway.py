@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from llm_gateway.clients.batches import BatchLine
     from llm_gateway.integrations.langchain import GatewayChatModel, GatewayEmbeddings
     from llm_gateway.jobs import Job
+    from llm_gateway.jobs.opening import Place
 
 log = logging.getLogger("llm_gateway")
 
@@ -215,17 +216,14 @@ class LLMGateway:
         with lent_slot():
             return await Embedding(lane, lane.call_room, request, found, since=self._clock.now()).run()
 
-    def job(self, path: Path | str | None, **options: Any) -> Job:
-        """Return a bulk job whose state is the file `path`; None: a temporary one. Use it in `async with`.
+    def job(self, path: Place | str, **options: Any) -> Job:
+        """Return a bulk job whose state is the file or database `path`; None: a temporary one. Use it in `async with`.
 
         `async for outcome in job.run(requests)` yields outcomes as they come, and resumes where a run was stopped or
         killed. `options` are those of `llm_gateway.jobs.Job`.
         """
         from llm_gateway.jobs import Job
 
-        self._means.tells_beginnings = True  # a job writes every call down before it is made
-        for lane in self._lanes():
-            lane.tell_beginnings()
         return Job(self, path, watch=self._calls, **options)
 
     def batch_line(self, model: str) -> BatchLine | None:

@@ -176,7 +176,8 @@ class Calls:
         slot = Slot(ticket, upstream, self._on_lent)
         ASKER.set(Asker(ticket.priority, ticket.agent, slot))  # of this item's task alone
         ticket.begin_attempt(self._clock.now(), batch_id)
-        if self.tells_beginnings:
+        # Repetitions are always told: a job has written down the first call of a row, and must hear of all others.
+        if self.tells_beginnings or ticket.attempts > 1:
             self._began(ticket, batch_id, upstream)
         try:
             await self._attempt(ticket, upstream)

@@ -200,10 +200,6 @@ class Lane:
 
     # --- in and out -------------------------------------------------------------------------------------------
 
-    def tell_beginnings(self) -> None:
-        """Tell from now on when a call begins."""
-        self._calls.tells_beginnings = True
-
     def check(self, request: LLMRequest) -> None:
         """Raise InvalidRequestError for what every deployment is known to refuse, MissingDependencyError."""
         if request.response_format is not None:

@@ -21,7 +21,7 @@ from llm_gateway.errors import GatewayError, JobError
 from llm_gateway.jobs.address import JobAddress, is_database
 from llm_gateway.jobs.batch_book import StoredBatch
 from llm_gateway.jobs.export import all_results, export_table, write_whole
-from llm_gateway.jobs.job import MODEL
+from llm_gateway.jobs.model_facts import MODEL
 from llm_gateway.jobs.opening import Place
 from llm_gateway.jobs.records import Ledger
 from llm_gateway.jobs.tables import is_table

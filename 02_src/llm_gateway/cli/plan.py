@@ -12,7 +12,6 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from llm_gateway.calls import CallWatch
 from llm_gateway.cli.console import FAILED, OK, count, stderr
 from llm_gateway.cli.job_state import begin, check_same, state_of
 from llm_gateway.cli.lines import Survey
@@ -25,8 +24,7 @@ from llm_gateway.cli.voice import MOST_COMPLAINTS, Voice
 from llm_gateway.errors import ConfigurationError, UnknownModelError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.export import all_results
-from llm_gateway.jobs.job import Job
-from llm_gateway.jobs.runner import Hooks
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.views import viewing
 from llm_gateway.planning.census import Census, Past
 from llm_gateway.planning.estimate import estimate
@@ -173,12 +171,10 @@ class Planning:
         if not chosen or before.pending:
             return None
         self._console.print(f"Asking a sample of {count(len(chosen), 'row')} …")
-        voice, watch = Voice(self._console), CallWatch()
-        gateway = LLMGateway(census.config, observers=[watch])
-        job = Job(
-            gateway,
+        voice = Voice(self._console)
+        gateway = LLMGateway(census.config)
+        job = gateway.job(
             self._state,
-            watch=watch,
             schema=self._opened.schema,
             hooks=Hooks(paused=voice.paused, resumed=voice.resumed, refused=voice.refused),
             on_bug=voice.bug,

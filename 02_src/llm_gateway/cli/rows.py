@@ -20,8 +20,8 @@ from llm_gateway.cli.lines import LONGEST_LINE
 from llm_gateway.cli.settings import Loaded
 from llm_gateway.errors import InvalidRequestError
 from llm_gateway.jobs.asking import failure_of
-from llm_gateway.jobs.job import asked_row
 from llm_gateway.jobs.records import NewRow
+from llm_gateway.jobs.rows import asked_row
 from llm_gateway.jobs.tables import PromptTemplate
 from llm_gateway.models import LLMMessage, LLMRequest, RequestPriority
 

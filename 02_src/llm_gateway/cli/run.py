@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from llm_gateway.answers import AnswerSchema
-from llm_gateway.calls import CallWatch
 from llm_gateway.cli.console import count, dollars, stderr
 from llm_gateway.cli.job_state import OUTPUT, START, begin, output_fact, place_in_output, state_of, take_back
 from llm_gateway.cli.lines import Survey
@@ -24,9 +23,9 @@ from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.job import POLL, Job
 from llm_gateway.jobs.opening import Place, shown_place
-from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.tables import is_table
 from llm_gateway.jobs.views import viewing
 from llm_gateway.models import RequestPriority
@@ -142,12 +141,9 @@ class Command:
         self._check()
         console = stderr()
         voice = Voice(console)
-        watch = CallWatch()
-        gateway = LLMGateway(self._within_budget(config), observers=[watch])
-        job = Job(
-            gateway,
+        gateway = LLMGateway(self._within_budget(config))
+        job = gateway.job(
             self._state,
-            watch=watch,
             schema=self._schema,
             priority=self._options.priority,
             fresh=self._options.force,

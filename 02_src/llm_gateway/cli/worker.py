@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 from llm_gateway.answers import AnswerSchema
-from llm_gateway.calls import CallWatch
 from llm_gateway.cli.console import stderr
 from llm_gateway.cli.rows import RowReader
 from llm_gateway.cli.running import Helping
@@ -18,8 +17,7 @@ from llm_gateway.cli.writing import NoWriter
 from llm_gateway.errors import JobError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.address import JobAddress
-from llm_gateway.jobs.job import Job
-from llm_gateway.jobs.runner import Hooks
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.views import viewing
 
 
@@ -34,12 +32,10 @@ def work_on(url: str, *, config: Path | None, lease_seconds: float | None) -> in
 
 async def _work(loaded: Loaded, address: JobAddress, lease_seconds: float | None) -> int:
     schema = await asyncio.to_thread(_schema_of, address)
-    voice, watch, tally = Voice(stderr()), CallWatch(), Tally()
-    gateway = LLMGateway(loaded.config, observers=[watch])
-    job = Job(
-        gateway,
+    voice, tally = Voice(stderr()), Tally()
+    gateway = LLMGateway(loaded.config)
+    job = gateway.job(
         address,
-        watch=watch,
         schema=schema,
         helps=True,
         lease_seconds=lease_seconds,

@@ -12,8 +12,9 @@ from llm_gateway.errors import BudgetExceededError, ConfigurationError
 from llm_gateway.jobs.asking import Asker
 from llm_gateway.jobs.batch_book import BatchBook
 from llm_gateway.jobs.batches import Batches
+from llm_gateway.jobs.lanes import Lane
 from llm_gateway.jobs.records import Lease, NewRow, Verdict
-from llm_gateway.jobs.runner import Lane, Runner
+from llm_gateway.jobs.runner import Runner
 from llm_gateway.jobs.store import JobStore
 
 PROBES = 3  # rows that are asked in the standard lane, one by one, until one is answered; only then a batch is made
@@ -63,9 +64,8 @@ class BatchRunner(Runner):
         except (BudgetExceededError, ConfigurationError) as error:
             self.halted = error
             self.stop()
-        except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
-            self._broken = self._broken or error
-            self.stop()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
         else:
             if batches is None:
                 await super()._dispatch(model, lane)
@@ -109,8 +109,8 @@ class BatchRunner(Runner):
 
     async def _ask(self, model: str, lane: Lane, *, least_turns: int) -> int:
         """Ask rows in the standard lane, as many as there is room for; return how many."""
-        limit = min(lane.pending, lane.window - lane.asking)
-        if limit <= 0 or not self._writable.is_set():
+        limit = lane.room
+        if limit <= 0 or self._patience.is_waiting:
             return 0
         leases: list[Lease] = await self.persisted(lambda: self._plan.book.weary(model, limit, least_turns))
         lane.pending -= len(leases)
@@ -141,9 +141,9 @@ class BatchRunner(Runner):
         )
 
     async def _verdict(self, lane: Lane, lease: Lease) -> Verdict | None:
-        task = self._start(lane, lease)
-        await asyncio.wait((task,))
-        return None if task.cancelled() or task.exception() is not None else task.result()
+        told: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+        self._start(lane, lease, told)
+        return await told
 
     async def _idle(self, lane: Lane, until: float) -> None:
         """Wait for a change, or for an instant, or until it is late."""

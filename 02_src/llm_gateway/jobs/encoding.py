@@ -11,6 +11,7 @@ import orjson
 from llm_gateway.models import LLMRequest, LLMResponse
 
 NO_PART_OF_THE_QUESTION = frozenset({"request_id", "priority", "deadline", "agent", "metadata", "cache", "lane"})
+NO_DEFAULT = {"request_id"}
 
 
 def to_json(value: Any) -> bytes:
@@ -34,14 +35,16 @@ def request_json(request: LLMRequest) -> tuple[bytes, bytes]:
 
     The fingerprint, 16 bytes, differs if anything differs that changes the answer: model, messages, tools, sampling.
     """
-    told = request.model_dump(exclude_defaults=True)
-    told["request_id"] = request.request_id
-    asked = {name: value for name, value in told.items() if name not in NO_PART_OF_THE_QUESTION}
+    # Its id left out, as it has a default that differs each time, which costs a random number to compare with.
+    told = request.model_dump(exclude_defaults=True, exclude=NO_DEFAULT)
+    rest = {"request_id": request.request_id}
+    rest |= {name: told.pop(name) for name in NO_PART_OF_THE_QUESTION if name in told}
     try:
-        text = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        text = json.dumps(asked, sort_keys=True).encode()
-    return to_json(told), blake2b(text, digest_size=16).digest()
+        text = json.dumps(told, sort_keys=True).encode()
+    # The question is written once: what is no part of it stands behind it.
+    return b"%b,%b" % (text[:-1], to_json(rest)[1:]), blake2b(text, digest_size=16).digest()
 
 
 def request_of(text: bytes) -> LLMRequest:

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from llm_gateway.answers import AnswerSchema
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
-from llm_gateway.config import GatewayConfig
-from llm_gateway.errors import ConfigurationError, InvalidRequestError, JobChangedError, JobError, JobStoreBusyError
-from llm_gateway.jobs.asking import Answering, Asker, failure_of
-from llm_gateway.jobs.batch_book import BatchBook
-from llm_gateway.jobs.batch_runner import BatchPlan, BatchRunner
-from llm_gateway.jobs.batches import Batches
-from llm_gateway.jobs.encoding import from_json, request_json
-from llm_gateway.jobs.laning import Laning
+from llm_gateway.errors import JobError, JobStoreBusyError
+from llm_gateway.jobs.assembly import Assembly, JobGateway
+from llm_gateway.jobs.hooks import Hooks
+from llm_gateway.jobs.model_facts import check_models, noted
 from llm_gateway.jobs.opening import Place, open_store, place_of, shown_place
+from llm_gateway.jobs.outcomes import JobOutcome, outcome_of
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult
-from llm_gateway.jobs.runner import LOOK_PERIOD, Hooks, Runner, window_of
-from llm_gateway.jobs.sqlite import SqliteJobStore
+from llm_gateway.jobs.rows import no_rows, rows_of
+from llm_gateway.jobs.runner import LOOK_PERIOD, Runner
 from llm_gateway.jobs.store import JobStore
-from llm_gateway.models import LLMRequest, LLMResponse, ModelProvider, RequestPriority
+from llm_gateway.models import LLMRequest, RequestPriority
 from llm_gateway.price_lanes import LaneChoice
-from llm_gateway.sentences import SECRET
-
-if TYPE_CHECKING:
-    from llm_gateway.clients.batches import BatchLine
 
 T = TypeVar("T")
 
@@ -40,38 +32,6 @@ log = logging.getLogger("llm_gateway")
 
 RESULTS_AT_ONCE = 256
 POLL = 60.0  # seconds between two looks at a provider's batches
-STANDARD_SHARE = 4  # of the time until a deadline, the last so-manieth part is the standard lane's,
-LONGEST_STANDARD = 3600.0  # but no more seconds than this
-FORM = "request"  # of rows that a program gives
-MODEL = "model:"  # before the name of a model among the facts of a job
-
-
-class JobGateway(Answering, Protocol):
-    """What a job needs of a gateway."""
-
-    @property
-    def config(self) -> GatewayConfig:
-        """The validated configuration."""
-
-    def batch_line(self, model: str, /) -> BatchLine | None:
-        """Return what leads to the batches of a model's provider, None where it has none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOutcome:
-    """What became of one request of a job: a response, or why there is none."""
-
-    number: int  # of the request, from 1, in the order they were given
-    request_id: str | None  # as given, "row-N" where none was given; None: it stood on an earlier request too
-    response: LLMResponse | None = None
-    kind: str | None = None  # of the error, as in its class
-    message: str | None = None  # of the error
-    attempts: int = 0  # provider calls, those of earlier runs included
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is a response."""
-        return self.response is not None
 
 
 class Job:
@@ -111,25 +71,31 @@ class Job:
         poll: float = POLL,
     ) -> None:
         """Take the gateway and its watch: an observer of the gateway, by which the job hears of every call."""
-        self._gateway = gateway
+        self._config = gateway.config
         self._place = place_of(path)
-        self._watch = watch
         self._fresh = fresh
         self._helps = helps
         self._lease_seconds = lease_seconds
-        self._schema = AnswerSchema(dict(schema)) if isinstance(schema, Mapping) else schema
-        self._priority = priority
         self._clock = clock or LoopClock()
-        self._hooks = hooks or Hooks()
-        self._on_bug = on_bug or _log_bug
-        self._lane = lane
-        self._deadline = deadline
-        self._poll = poll
+        self._new_results = asyncio.Event()
+        self._assembly = Assembly(
+            gateway=gateway,
+            watch=watch,
+            schema=AnswerSchema(dict(schema)) if isinstance(schema, Mapping) else schema,
+            priority=priority,
+            clock=self._clock,
+            hooks=replace(hooks or Hooks(), recorded=self._new_results.set),
+            on_bug=on_bug or _log_bug,
+            lane=lane,
+            deadline=deadline,
+            poll=poll,
+            is_kept=self._place is not None,
+            patiently=self._patiently,
+        )
         self._release: Callable[[], None] = lambda: None
         self._store: JobStore | None = None
         self._runner: Runner | None = None
         self._work: asyncio.Task[None] | None = None
-        self._new_results = asyncio.Event()
 
     # --- beginning and ending ---------------------------------------------------------------------------------
 
@@ -140,7 +106,7 @@ class Job:
         )
         try:
             await self._store.reclaim()
-            await self._check_models(await self._store.facts())
+            check_models(await self._store.facts(), self._config, place=shown_place(self._place))
         except BaseException:
             await self._close()
             raise
@@ -189,9 +155,9 @@ class Job:
         grow with the job. A later run must give the same requests in the same order, at least as far as they were
         read; JobChangedError otherwise. Leaving the loop early stops the job, and a later run goes on.
         """
-        async for results in self.results(self._rows(requests)):
+        async for results in self.results(rows_of(requests, self._config)):
             for result in results:
-                yield _outcome(result)
+                yield outcome_of(result)
 
     async def results(self, rows: AsyncIterable[NewRow], after: int = 0) -> AsyncIterator[list[StoredResult]]:
         """Answer rows, and yield results in the order of their recording, some at a time, those above `after`."""
@@ -217,7 +183,7 @@ class Job:
 
     async def load(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> None:
         """Take all requests in and ask none; workers do that, or a later run."""
-        await self.take_in(self._rows(requests))
+        await self.take_in(rows_of(requests, self._config))
 
     async def take_in(self, rows: AsyncIterable[NewRow]) -> None:
         """Do the same with rows."""
@@ -226,7 +192,7 @@ class Job:
 
     async def work(self) -> None:
         """Answer rows that another process feeds, until all of the job have ended or it is stopped."""
-        runner, work = await self._begun(_nothing())
+        runner, work = await self._begun(no_rows())
         await work
         if runner.halted is not None:
             raise runner.halted
@@ -276,8 +242,10 @@ class Job:
 
     async def _begun(self, rows: AsyncIterable[NewRow], *, asks: bool = True) -> tuple[Runner, asyncio.Task[None]]:
         """Begin to answer rows."""
-        runner = self._runner = await self._new_runner(asks=asks)
-        work = self._work = asyncio.create_task(runner.run(self._noted(rows)))
+        if self._work is not None and not self._work.done():
+            raise JobError("The job is being run; one run at a time.")
+        runner = self._runner = await self._assembly.runner(self.store, feeds=not self._helps, asks=asks)
+        work = self._work = asyncio.create_task(runner.run(noted(rows, self._config, self.note)))
         work.add_done_callback(lambda _: self._new_results.set())
         return runner, work
 
@@ -289,167 +257,6 @@ class Job:
         with suppress(TimeoutError):
             async with self._clock.timeout(LOOK_PERIOD):
                 await self._new_results.wait()
-
-    async def _new_runner(self, *, asks: bool) -> Runner:
-        if self._work is not None and not self._work.done():
-            raise JobError("The job is being run; one run at a time.")
-        config = self._gateway.config
-        store = self.store
-        book = store.batches if isinstance(store, SqliteJobStore) and self._place is not None else None
-        laning = Laning(
-            config=config,
-            lane=self._lane,
-            deadline=self._deadline,
-            is_kept=book is not None,
-            told=self._hooks.told,
-        )
-        asker = Asker(
-            gateway=self._gateway,
-            watch=self._watch,
-            record_call=self.store.record_call,
-            clock=self._clock,
-            on_bug=self._on_bug,
-            schema=self._schema,
-            max_answers=config.retry.max_attempts,
-            priority=self._priority,
-            has_flex=laning.has_flex,
-            lane_of=laning.of_calls if laning.is_needed else None,
-        )
-
-        def window(model: str) -> int:
-            return window_of(config.model(model).max_concurrency, config.batching.max_queue_size)
-
-        hooks = replace(self._hooks, recorded=self._new_results.set)
-        feeds = not self._helps
-        if book is None:
-            return Runner(store, asker, window=window, clock=self._clock, hooks=hooks, feeds=feeds, asks=asks)
-        plan = await self._plan(book, laning, asker)
-        return BatchRunner(
-            store, asker, plan=plan, window=window, clock=self._clock, hooks=hooks, feeds=feeds, asks=asks
-        )
-
-    async def _plan(self, book: BatchBook, laning: Laning, asker: Asker) -> BatchPlan:
-        watched = {each.model for each in await book.all_batches() if each.is_open}
-
-        def batches_of(model: str) -> Batches | None:
-            if laning.of(model) != "batch" and model not in watched:
-                return None
-            line = self._gateway.batch_line(model)
-            if line is None:
-                raise ConfigurationError(f"The client of model '{model}' has no batches; use another lane.")
-            return Batches(
-                model=model,
-                line=line,
-                book=book,
-                persisted=self._patiently,
-                judge=asker.judged,
-                most_turns=self._gateway.config.retry.max_attempts,
-                recorded=self._new_results.set,
-                passed=self._hooks.step,
-            )
-
-        patience = math.inf if self._deadline is None else self._deadline
-        return BatchPlan(
-            book=book,
-            batches_of=batches_of,
-            makes=lambda model: laning.of(model) == "batch",
-            poll=self._poll,
-            late_after=patience - min(patience / STANDARD_SHARE, LONGEST_STANDARD),
-        )
-
-    async def _rows(self, requests: Iterable[LLMRequest] | AsyncIterable[LLMRequest]) -> AsyncIterator[NewRow]:
-        number = 0
-        if isinstance(requests, AsyncIterable):
-            async for request in requests:
-                number += 1
-                yield self._row(number, request)
-        else:
-            for request in requests:
-                number += 1
-                yield self._row(number, request)
-
-    def _row(self, number: int, request: LLMRequest) -> NewRow:
-        if "request_id" not in request.model_fields_set:
-            request = request.model_copy(update={"request_id": f"row-{number}"})
-        try:
-            self._gateway.config.model(name_of(request.model))
-        except InvalidRequestError as error:
-            return NewRow(number=number, key=request.request_id, form=FORM, failure=failure_of(error))
-        return asked_row(number, request, form=FORM)
-
-    # --- models -----------------------------------------------------------------------------------------------
-
-    async def _noted(self, rows: AsyncIterable[NewRow]) -> AsyncIterator[NewRow]:
-        """Note what each model is before the first row of it."""
-        seen: set[str] = set()
-        async for row in rows:
-            if row.model and row.model not in seen:
-                seen.add(row.model)
-                await self.note({f"{MODEL}{row.model}": self._model(row.model)})
-            yield row
-
-    async def _check_models(self, facts: Mapping[str, Any]) -> None:
-        """Raise JobChangedError if a model that the job has asked is configured otherwise now."""
-        for name, before in facts.items():
-            if not name.startswith(MODEL):
-                continue
-            model = name.removeprefix(MODEL)
-            now = self._model(model)
-            if now != before:
-                raise JobChangedError(
-                    f"Model '{model}' was {before} when the job {shown_place(self._place)} began, and is {now} now; "
-                    "configure it as it was, or begin another job."
-                )
-
-    def _model(self, name: str) -> str:
-        settings = self._gateway.config.model(name)
-        options = {key: value for key, value in settings.options.items() if not SECRET.search(key)}
-        facts = {"max_tokens": settings.max_tokens, **options}
-        told = ", ".join(f"{key}={value}" for key, value in facts.items() if value is not None)
-        return f"{settings.provider}/{settings.model}{f' ({told})' if told else ''}"
-
-
-def name_of(model: ModelProvider | str) -> str:
-    """Return the name of a model as the configuration has it."""
-    return model.value if isinstance(model, ModelProvider) else model
-
-
-def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
-    """Return the row of a request that can be asked."""
-    text, fingerprint = request_json(request)
-    # The file keeps the schema of a class and not the class: answers must be the same in this run and in a later one.
-    is_whole = not isinstance(request.response_format, type)
-    return NewRow(
-        number=number,
-        key=request.request_id,
-        form=form,
-        model=name_of(request.model),
-        fingerprint=fingerprint,
-        request=text,
-        asked=request if is_whole else None,
-    )
-
-
-async def _nothing() -> AsyncIterator[NewRow]:
-    """Yield no row."""
-    rows: tuple[NewRow, ...] = ()
-    for row in rows:
-        yield row
-
-
-def _outcome(result: StoredResult) -> JobOutcome:
-    told = from_json(result.body)
-    if result.kind is None:
-        return JobOutcome(
-            number=result.number, request_id=result.key, response=LLMResponse(**told), attempts=result.attempts
-        )
-    return JobOutcome(
-        number=result.number,
-        request_id=result.key,
-        kind=result.kind,
-        message=told["message"],
-        attempts=result.attempts,
-    )
 
 
 def _log_bug(lease: Lease, trace: str) -> None:

@@ -101,9 +101,9 @@ class PostgresJobStore:
         if not self._commits.run_now(lambda connection: self._steps.record_call(connection, lease)):
             raise JobError(f"Row {lease.number} is not leased to this worker any more.")
 
-    async def finish(self, lease: Lease, verdict: Verdict, /) -> bool:
-        """Record the end of a lease and its result, all or nothing; False, and nothing is written, if it is stale."""
-        return await self._commits.run(lambda connection: self._steps.finish(connection, lease, verdict))
+    async def finish(self, ends: Sequence[tuple[Lease, Verdict]], /) -> list[bool]:
+        """Record the ends of leases and their results, all or nothing; False for a stale one, of which nothing is."""
+        return await self._commits.run(lambda db: [self._steps.finish(db, lease, verdict) for lease, verdict in ends])
 
     async def results(self, after: int, limit: int, /) -> list[StoredResult]:
         """Return results in the order of their recording, those with an id above `after`."""

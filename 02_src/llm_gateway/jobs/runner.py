@@ -3,60 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from itertools import repeat
+from typing import Any
 
 from llm_gateway.clock import Clock
-from llm_gateway.errors import (
-    BudgetExceededError,
-    ConfigurationError,
-    InvalidRequestError,
-    JobChangedError,
-    JobStoreBusyError,
-)
+from llm_gateway.errors import BudgetExceededError, ConfigurationError, JobStoreBusyError
 from llm_gateway.jobs.asking import Asker, Halt, failure_of
+from llm_gateway.jobs.hooks import Hooks
+from llm_gateway.jobs.intake import AHEAD, Intake
+from llm_gateway.jobs.lanes import Lane
+from llm_gateway.jobs.patience import Patience
+from llm_gateway.jobs.recording import End, Recorder
 from llm_gateway.jobs.records import Calls, Lease, NewRow, RowState, Verdict
-from llm_gateway.jobs.store import Added, JobStore
-from llm_gateway.models import LLMRequest
+from llm_gateway.jobs.store import JobStore
 
-T = TypeVar("T")
-CHUNK = 128  # rows that are taken in together at most; the loop is not held up longer
-AHEAD = 2048  # rows that may be pending before the reading waits: the store stays small, and nobody waits for rows
-ROWS_A_SLOT = 4  # rows under way for each call that a model may have at once
-FEWEST_ROWS = 16
-KEPT = 2 * AHEAD  # requests that are kept at hand until their rows are leased
-KEPT_BYTES = 4096  # a longer one, with an image say, waits in the store alone
-STORE_PAUSE = 2.0  # seconds between attempts to write what the disk has no room for
 LOOK_PERIOD = 1.0  # seconds between two looks at what others do to a shared job
-
-
-@dataclass(slots=True)
-class Lane:
-    """The rows of one model."""
-
-    window: int  # rows under way at most
-    pending: int = 0
-    asking: int = 0
-    unrecorded: int = 0  # leased, and what became of them is not on disk
-    blocked: ConfigurationError | None = None  # why none of them can be asked
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Hooks:
-    """Who hears of a job's ups and downs. Called on the loop."""
-
-    paused: Callable[[JobStoreBusyError], None] = lambda _error: None  # the store cannot be written; it will go on
-    resumed: Callable[[], None] = lambda: None
-    recorded: Callable[[], None] = lambda: None  # there may be new results
-    ended: Callable[[Verdict], None] = lambda _verdict: None  # a row of this process has a result
-    refused: Callable[[NewRow], None] = lambda _row: None  # a row cannot be asked
-    told: Callable[[str], None] = lambda _sentence: None  # what its user should know
-    step: Callable[[str], None] = lambda _name: None  # before and after each step of a provider's batch
 
 
 class Runner:
@@ -95,18 +59,19 @@ class Runner:
         if not store.shared or not asks:
             self._all_over.set()  # nobody else's rows are waited for
         self._lanes: dict[str, Lane] = {}
-        self._rows: set[asyncio.Task[Verdict]] = set()
         self._asking: set[asyncio.Task[Any]] = set()  # those of the rows that have no verdict yet
+        self._patience = Patience(clock, hooks, went_on=self._wake)
+        self.persisted = self._patience.persisted
+        self._intake = Intake(
+            store, self._patience, keeps=asks, taken_in=self._taken_in, until_there_is_room=self._until_there_is_room
+        )
+        self._recorder = Recorder(store, self._patience, ended=self._ended, broken=self._fail)
         self._has_news = asyncio.Event()  # it may be worth a look whether all is over
         self._reading = True
         self._stopping = False
         self._abandoned = False
-        self._kept: dict[int, LLMRequest] = {}  # by the number of the row
         self._room = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._failing = 0  # writes that wait for room on the disk
         self._answered = False
         self._broken: BaseException | None = None
         self.halted: ConfigurationError | BudgetExceededError | None = None  # why it stopped by itself
@@ -115,7 +80,7 @@ class Runner:
     @property
     def under_way(self) -> int:
         """How many rows are being asked."""
-        return len(self._rows)
+        return sum(lane.unrecorded for lane in self._lanes.values())
 
     def stop(self) -> None:
         """Read and lease nothing more; rows under way go on."""
@@ -126,6 +91,7 @@ class Runner:
     def abandon(self) -> None:
         """Stop, cancel the calls under way, whose rows are pending again, and wait for no disk."""
         self._abandoned = True
+        self._patience.give_up()
         self.stop()
         for task in self._asking:
             task.cancel()
@@ -136,7 +102,7 @@ class Runner:
         self._answered = ledger.done > 0 and not self._store.shared
         for model, number in (await self.persisted(self._store.pending)).items():
             self._lane(model).pending += number
-        reader = asyncio.create_task(self._read(rows))
+        reader = asyncio.create_task(self._intake.read(rows))
         stopped = asyncio.create_task(self._stopped.wait())
         looking = asyncio.create_task(self._look_around())
         try:
@@ -166,32 +132,6 @@ class Runner:
 
     # --- rows in ----------------------------------------------------------------------------------------------
 
-    async def _read(self, rows: AsyncIterable[NewRow]) -> None:
-        """Take rows in. While some are being written, the next ones gather."""
-        gathered: list[NewRow] = []
-        writing: asyncio.Task[None] | None = None
-        try:
-            async for row in rows:
-                gathered.append(row)
-                if writing is None or writing.done():
-                    if writing is not None:
-                        writing.result()
-                    writing = asyncio.create_task(self._take_in_all(gathered))
-                if len(gathered) >= CHUNK:
-                    await writing
-                    await self._until_there_is_room()
-        finally:
-            if writing is not None:
-                await asyncio.wait((writing,))
-        if writing is not None:
-            writing.result()
-
-    async def _take_in_all(self, gathered: list[NewRow]) -> None:
-        while gathered:
-            chunk = gathered.copy()
-            gathered.clear()
-            await self._take_in(chunk)
-
     async def _until_there_is_room(self) -> None:
         # Others may work on a shared job, also when this process has ended: it is taken in as fast as it can be read.
         if self._store.shared or not self._asks:
@@ -207,26 +147,11 @@ class Runner:
         """Whether rows of a model are asked as soon as there is room, so that few of them need be taken in."""
         return True
 
-    async def _take_in(self, rows: list[NewRow]) -> None:
-        outcomes = await self.persisted(lambda: self._store.add(rows))
-        for row, outcome in zip(rows, outcomes, strict=True):
-            if outcome is Added.CHANGED:
-                told = f"Row {row.number} ('{row.key}') is not what it was when the job began; begin another job."
-                raise JobChangedError(told)
-            if outcome is Added.TWICE:
-                await self._take_in([_refused_for_its_key(row)])
-            elif outcome is Added.NEW:
-                self._taken_in(row)
-
     def _taken_in(self, row: NewRow) -> None:
         if row.failure is not None:
             self._hooks.refused(row)
             self._hooks.recorded()
             return
-        if self._asks and row.asked is not None and len(row.request) <= KEPT_BYTES:
-            if len(self._kept) >= KEPT:  # they went to other workers, or wait for the next run
-                self._kept.clear()
-            self._kept[row.number] = row.asked
         lane = self._lane(row.model)
         lane.pending += 1
         lane.changed.set()
@@ -245,10 +170,10 @@ class Runner:
         """Lease rows of one model whenever there is room in its window."""
         try:
             while not (self._stopping or self._is_over(lane)):
-                limit = min(lane.pending, lane.window - lane.asking)
+                limit = lane.room
                 if lane.blocked is not None:
                     limit = self._limit_of_blocked(lane)
-                if limit <= 0 or not self._writable.is_set():
+                if limit <= 0 or self._patience.is_waiting:
                     lane.changed.clear()
                     if not self._stopping:
                         await lane.changed.wait()
@@ -260,9 +185,8 @@ class Runner:
                 self._room.set()
                 for lease in leases:
                     self._start(lane, lease)
-        except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
-            self._broken = self._broken or error
-            self.stop()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
 
     async def _look_around(self) -> None:
         """Take over what others left behind, learn of what they brought and did, and note when all is over."""
@@ -281,60 +205,70 @@ class Runner:
                 with suppress(TimeoutError):
                     async with self._clock.timeout(LOOK_PERIOD):
                         await self._has_news.wait()
-        except Exception as error:  # noqa: BLE001 - `run` raises it, once the rows under way have ended
-            self._broken = self._broken or error
-            self.stop()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
 
-    def _start(self, lane: Lane, lease: Lease) -> asyncio.Task[Verdict]:
+    def _start(self, lane: Lane, lease: Lease, told: asyncio.Future[Verdict | None] | None = None) -> None:
+        """Ask a row; `told` hears what became of it once that is recorded, None if nothing could be."""
         lane.asking += 1
         lane.unrecorded += 1
-        task = asyncio.create_task(self._work(lane, lease))
-        self._rows.add(task)
+        task = asyncio.create_task(self._asker.ask(lease, self._intake.known(lease.number)))
         self._asking.add(task)
-        task.add_done_callback(partial(self._row_ended, lane))
-        return task
+        task.add_done_callback(partial(self._asked, lane, lease, told))
 
-    def _row_ended(self, lane: Lane, task: asyncio.Task[Verdict]) -> None:
-        self._rows.discard(task)
-        lane.unrecorded -= 1
-        if not lane.unrecorded:
-            self._has_news.set()
-        self._wake()
+    def _asked(
+        self,
+        lane: Lane,
+        lease: Lease,
+        told: asyncio.Future[Verdict | None] | None,
+        task: asyncio.Task[Verdict | Halt],
+    ) -> None:
+        self._asking.discard(task)
+        # The next row can be leased in the same transaction that records this one.
+        lane.asking -= 1
         if task.cancelled():  # before its first step; its call stays in doubt
-            self.broken_off += 1
+            self._ended([End(lane, lease, Verdict(calls=Calls()), told)], None)
             return
-        error = task.exception()
-        if error is not None:  # `run` raises it, once the other rows have ended
-            self._broken = self._broken or error
-            self.stop()
-
-    async def _work(self, lane: Lane, lease: Lease) -> Verdict:
-        verdict = await self._asker.ask(lease, self._kept.pop(lease.number, None))
-        task = asyncio.current_task()
-        if task is not None:
-            self._asking.discard(task)
+        if (bug := task.exception()) is not None:
+            self._fail(bug)
+            self._ended([End(lane, lease, Verdict(calls=Calls()), told)], None)
+            return
+        verdict = task.result()
         if isinstance(verdict, Halt):
             verdict = self._after_halt(lane, verdict)
         elif verdict.answer is not None:
             # What this process has no key for, another one of a shared job may: no row fails of it.
             self._answered = not self._store.shared
-        # The next row can be leased in the same transaction that records this one.
-        lane.asking -= 1
+        self._recorder.put(End(lane, lease, verdict, told))
         lane.changed.set()
-        try:
-            is_ours = await self.persisted(lambda: self._store.finish(lease, verdict))
-        except JobStoreBusyError:  # given up: the row stays leased, and its call in doubt, until the job goes on
-            self.broken_off += 1
-            return verdict
+
+    def _ended(self, ends: Sequence[End], ours: Sequence[bool] | None) -> None:
+        """Count rows whose end is recorded; None: they are not, and nothing is known of them until the job goes on."""
+        for end, is_ours in zip(ends, repeat(None) if ours is None else ours, strict=False):
+            end.lane.unrecorded -= 1
+            if is_ours is None:
+                self.broken_off += 1
+            else:
+                self._count(end.lane, end.verdict, is_ours=is_ours)
+            if not end.lane.unrecorded:
+                self._has_news.set()
+            if end.told is not None and not end.told.done():
+                end.told.set_result(None if is_ours is None else end.verdict)
+        self._wake()
+
+    def _count(self, lane: Lane, verdict: Verdict, *, is_ours: bool) -> None:
         if verdict.state is not RowState.PENDING:
             self._hooks.recorded()
             if is_ours:
                 self._hooks.ended(verdict)
-        elif verdict.broken_off:
-            self.broken_off += 1
-        if verdict.state is RowState.PENDING and is_ours:
-            lane.pending += 1
-        return verdict
+            return
+        self.broken_off += verdict.broken_off
+        lane.pending += is_ours
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop; `run` raises the first such error, once the rows under way have ended."""
+        self._broken = self._broken or error
+        self.stop()
 
     def _after_halt(self, lane: Lane, halt: Halt) -> Verdict:
         """Stop if there is no money; else wait whether other rows are answered, so that it is this one that fails."""
@@ -351,7 +285,7 @@ class Runner:
     def _limit_of_blocked(self, lane: Lane) -> int:
         """Return how many rows of a blocked lane to lease; stop if no other lane has anything to do."""
         if self._answered:
-            return min(lane.pending, lane.window - lane.asking)
+            return lane.room
         others = [each for each in self._lanes.values() if each.blocked is None and each.pending + each.unrecorded]
         if not others and not lane.unrecorded:
             self.halted = lane.blocked
@@ -360,39 +294,6 @@ class Runner:
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
-    async def persisted(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Do what writes; while the disk is full, say so once and try again until there is room, or `abandon`."""
-        failed = False
-        try:
-            while True:
-                try:
-                    return await action()
-                except JobStoreBusyError as error:
-                    if self._abandoned:
-                        raise
-                    if not failed:
-                        failed = True
-                        self._pause(error)
-                await self._clock.sleep(STORE_PAUSE)
-        finally:
-            if failed:
-                self._go_on()
-
-    def _pause(self, error: JobStoreBusyError) -> None:
-        self._failing += 1
-        if self._failing == 1:
-            self._writable.clear()
-            self._hooks.paused(error)
-
-    def _go_on(self) -> None:
-        """Go on once everything is written that could not be."""
-        self._failing -= 1
-        if not self._failing:
-            self._writable.set()
-            self._wake()
-            if not self._abandoned:
-                self._hooks.resumed()
-
     async def _all_ended(self) -> None:
         """Return when no row is under way and none will be; lanes end when they have nothing more to lease."""
         while not (self._stopping or self._all_over.is_set()):
@@ -400,8 +301,9 @@ class Runner:
             await self._room.wait()
         while lanes := [lane.task for lane in self._lanes.values() if lane.task is not None and not lane.task.done()]:
             await asyncio.wait(lanes)
-        while self._rows:
-            await asyncio.wait(self._rows)
+        while self.under_way:
+            self._room.clear()
+            await self._room.wait()
 
     def _is_over(self, lane: Lane) -> bool:
         return not self._reading and not lane.pending and not lane.unrecorded and self._all_over.is_set()
@@ -410,14 +312,3 @@ class Runner:
         self._room.set()
         for lane in self._lanes.values():
             lane.changed.set()
-
-
-def _refused_for_its_key(row: NewRow) -> NewRow:
-    """Return a row that cannot be asked, since an earlier one has its id."""
-    error = InvalidRequestError(f"the id '{row.key}' stands on an earlier line too; give each line its own.")
-    return replace(row, key=None, model="", request=b"", failure=failure_of(error))
-
-
-def window_of(max_concurrency: int, max_queue_size: int) -> int:
-    """Return how many rows of a model to keep under way: no slot waits for a row, and no queue is filled."""
-    return min(max(FEWEST_ROWS, ROWS_A_SLOT * max_concurrency), max_queue_size)

@@ -67,9 +67,9 @@ class SqliteJobStore:
         if not self._commits.run_now(lambda connection: statements.record_call(connection, lease)):
             raise JobError(f"Row {lease.number} was leased anew; this lease of it has ended.")
 
-    async def finish(self, lease: Lease, verdict: Verdict, /) -> bool:
-        """Record the end of a lease and its result, all or nothing; False, and nothing is written, if it is stale."""
-        return await self._commits.run(lambda connection: statements.finish(connection, lease, verdict))
+    async def finish(self, ends: Sequence[tuple[Lease, Verdict]], /) -> list[bool]:
+        """Record the ends of leases and their results, all or nothing; False for a stale one, of which nothing is."""
+        return await self._commits.run(lambda connection: statements.finish_all(connection, ends))
 
     async def results(self, after: int, limit: int, /) -> list[StoredResult]:
         """Return results in the order of their recording, those with an id above `after`."""

@@ -50,6 +50,15 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
 
+ADD = "INSERT OR IGNORE INTO rows(number, key, model, form, fingerprint, state) VALUES (?, ?, ?, ?, ?, ?)"
+FINISH = (
+    "UPDATE rows SET state = ?, invalid = invalid + ?, answered = answered + ?, refused = refused + ?,"  # noqa: S608
+    " unsent = unsent + ?, input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
+    " cost_usd = cost_usd + ?, unpriced = unpriced + ?"
+    f" WHERE number = ? AND turn = ? AND state = {LEASED}"
+)
+END = "INSERT INTO results(number, kind, body) VALUES (?, ?, ?)"
+
 
 def facts(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return what was noted of the job."""
@@ -67,22 +76,28 @@ def note(connection: sqlite3.Connection, noted: Mapping[str, Any]) -> None:
 
 def add(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> list[Added]:
     """Take rows in, and the results of those that cannot be asked."""
-    return [_add(connection, row) for row in rows]
+    values = [
+        (row.number, row.key, row.model, row.form, row.fingerprint, PENDING if row.failure is None else FAILED)
+        for row in rows
+    ]
+    if not _together(connection, ADD, values):
+        return [_add(connection, row, one) for row, one in zip(rows, values, strict=True)]
+    _add_bodies(connection, rows)
+    return [Added.NEW] * len(rows)
 
 
-def _add(connection: sqlite3.Connection, row: NewRow) -> Added:
-    state = PENDING if row.failure is None else FAILED
-    inserted = connection.execute(
-        "INSERT OR IGNORE INTO rows(number, key, model, form, fingerprint, state) VALUES (?, ?, ?, ?, ?, ?)",
-        (row.number, row.key, row.model, row.form, row.fingerprint, state),
-    )
-    if not inserted.rowcount:
+def _add(connection: sqlite3.Connection, row: NewRow, values: Sequence[Any]) -> Added:
+    if not connection.execute(ADD, values).rowcount:
         return _known(connection, row)
-    if row.failure is None:
-        connection.execute("INSERT INTO requests VALUES (?, ?)", (row.number, row.request))
-    else:
-        _end(connection, row.number, row.failure.kind, row.failure.body)
+    _add_bodies(connection, [row])
     return Added.NEW
+
+
+def _add_bodies(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> None:
+    bodies = [(row.number, row.request) for row in rows if row.failure is None]
+    connection.executemany("INSERT INTO requests VALUES (?, ?)", bodies)
+    failures = [(row.number, row.failure.kind, row.failure.body) for row in rows if row.failure is not None]
+    connection.executemany(END, failures)
 
 
 def _known(connection: sqlite3.Connection, row: NewRow) -> Added:
@@ -109,10 +124,12 @@ def lease(connection: sqlite3.Connection, model: str, limit: int, *, least_turns
         f" WHERE state = {PENDING} AND model = ? AND turn >= ? ORDER BY number LIMIT ?",
         (model, least_turns, limit),
     ).fetchall()
-    connection.executemany(
-        f"UPDATE rows SET state = {LEASED}, turn = turn + 1, calls = calls + 1 WHERE number = ?",  # noqa: S608
-        [(row[0],) for row in found],
-    )
+    if found:  # which are all of that kind up to the last of them
+        connection.execute(
+            f"UPDATE rows SET state = {LEASED}, turn = turn + 1, calls = calls + 1"  # noqa: S608
+            f" WHERE state = {PENDING} AND model = ? AND turn >= ? AND number <= ?",
+            (model, least_turns, found[-1][0]),
+        )
     return [
         Lease(number=number, turn=turn, key=key, request=body, invalid=invalid)
         for number, turn, key, body, invalid in found
@@ -130,31 +147,52 @@ def record_call(connection: sqlite3.Connection, held: Lease) -> bool:
 
 def finish(connection: sqlite3.Connection, held: Lease, verdict: Verdict) -> bool:
     """End a lease; False, and nothing is written, if it is stale."""
-    assert verdict.state in ALLOWED[RowState.LEASED]  # noqa: S101 - a verdict has no other states
-    calls = verdict.calls
-    changed = connection.execute(
-        "UPDATE rows SET state = ?, invalid = invalid + ?, answered = answered + ?, refused = refused + ?,"  # noqa: S608
-        " unsent = unsent + ?, input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
-        " cost_usd = cost_usd + ?, unpriced = unpriced + ?"
-        f" WHERE number = ? AND turn = ? AND state = {LEASED}",
-        (
-            *(verdict.state.value, verdict.invalid, calls.answered, calls.refused, calls.unsent),
-            *(calls.input_tokens, calls.output_tokens, calls.cost_usd, calls.unpriced),
-            *(held.number, held.turn),
-        ),
-    )
-    if not changed.rowcount:
+    if not connection.execute(FINISH, _of_end(held, verdict)).rowcount:
         return False
-    if verdict.answer is not None:
-        _end(connection, held.number, None, verdict.answer)
-        connection.execute("DELETE FROM requests WHERE number = ?", (held.number,))
-    elif verdict.failure is not None:
-        _end(connection, held.number, verdict.failure.kind, verdict.failure.body)
+    _write_results(connection, [(held, verdict)])
     return True
 
 
-def _end(connection: sqlite3.Connection, number: int, kind: str | None, body: bytes) -> None:
-    connection.execute("INSERT INTO results(number, kind, body) VALUES (?, ?, ?)", (number, kind, body))
+def finish_all(connection: sqlite3.Connection, ends: Sequence[tuple[Lease, Verdict]]) -> list[bool]:
+    """End leases; False for a stale one, of which nothing is written."""
+    if not _together(connection, FINISH, [_of_end(held, verdict) for held, verdict in ends]):
+        return [finish(connection, held, verdict) for held, verdict in ends]
+    _write_results(connection, ends)
+    return [True] * len(ends)
+
+
+def _of_end(held: Lease, verdict: Verdict) -> tuple[Any, ...]:
+    """Return the values of FINISH."""
+    state, calls = verdict.state, verdict.calls
+    assert state in ALLOWED[RowState.LEASED]  # noqa: S101 - a verdict has no other states
+    return (
+        *(state.value, verdict.invalid, calls.answered, calls.refused, calls.unsent),
+        *(calls.input_tokens, calls.output_tokens, calls.cost_usd, calls.unpriced),
+        *(held.number, held.turn),
+    )
+
+
+def _write_results(connection: sqlite3.Connection, ends: Sequence[tuple[Lease, Verdict]]) -> None:
+    """Write answers and failures; what was answered will not be asked again."""
+    answers = [(held.number, None, verdict.answer) for held, verdict in ends if verdict.answer is not None]
+    connection.executemany(END, answers)
+    connection.executemany("DELETE FROM requests WHERE number = ?", [(number,) for number, _, _ in answers])
+    failures = [
+        (held.number, verdict.failure.kind, verdict.failure.body)
+        for held, verdict in ends
+        if verdict.answer is None and verdict.failure is not None
+    ]
+    connection.executemany(END, failures)
+
+
+def _together(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> bool:
+    """Do a statement for many rows; False, and nothing is changed, if one of them found nothing to change."""
+    connection.execute("SAVEPOINT together")
+    is_whole = connection.executemany(statement, rows).rowcount == len(rows)
+    if not is_whole:
+        connection.execute("ROLLBACK TO together")
+    connection.execute("RELEASE together")
+    return is_whole
 
 
 def retry_failed(connection: sqlite3.Connection, kinds: Collection[str] | None) -> int:

@@ -46,8 +46,8 @@ class JobStore(Protocol):
     def record_call(self, lease: Lease, /) -> None:
         """Record that one more call will be made for a leased row. Blocks until it is on disk."""
 
-    async def finish(self, lease: Lease, verdict: Verdict, /) -> bool:
-        """Record the end of a lease and its result, all or nothing; False, and nothing is written, if it is stale."""
+    async def finish(self, ends: Sequence[tuple[Lease, Verdict]], /) -> list[bool]:
+        """Record the ends of leases and their results, all or nothing; False for a stale one, of which nothing is."""
 
     async def results(self, after: int, limit: int, /) -> list[StoredResult]:
         """Return results in the order of their recording, those with an id above `after`."""

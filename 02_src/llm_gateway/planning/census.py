@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 
 from llm_gateway.clients.base import Deployment
 from llm_gateway.config import GatewayConfig
-from llm_gateway.jobs.job import name_of
 from llm_gateway.jobs.records import NewRow
+from llm_gateway.jobs.rows import name_of
 from llm_gateway.models import LLMRequest, RequestPriority, TokenUsage
 from llm_gateway.planning.answers import Answer, Learned, Stratum, stratum_of
 from llm_gateway.planning.seen import Seen

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import cpu_seconds, mib_now, peak_mib
+from bench.own import gateway_over_nothing
 
 KEY = "sk-bench-0000000000000000"
 MODEL = "gpt-4o-mini"
@@ -100,6 +101,14 @@ def durable(task: Task) -> Callable[[], None]:
         assert code == 0, code
 
     return run
+
+
+def alone(task: Task) -> Callable[[], None]:
+    """The same command over a client in this process that answers at once: what a million rows need of memory."""
+    from llm_gateway.cli import run as command
+
+    vars(command)["LLMGateway"] = gateway_over_nothing()
+    return durable(task)
 
 
 def plain(task: Task) -> Callable[[], None]:
@@ -191,6 +200,7 @@ def curator(task: Task) -> Callable[[], None]:
 
 SUBJECTS: dict[str, Callable[[Task], Callable[[], None]]] = {
     "durable": durable,
+    "alone": alone,
     "plain": plain,
     "abatch": abatch,
     "curator": curator,

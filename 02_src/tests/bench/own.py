@@ -6,9 +6,13 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from bench.scene import MODELS, Scene
 from bench.subjects import LIMITS, Ask, request
+
+if TYPE_CHECKING:
+    from llm_gateway import LLMGateway
 
 
 @asynccontextmanager
@@ -27,8 +31,8 @@ async def nothing_without_journal(server: str, scene: Scene) -> AsyncIterator[As
         yield ask
 
 
-@asynccontextmanager
-async def _over_nothing(scene: Scene, logs: str | bool) -> AsyncIterator[Ask]:  # noqa: FBT001
+def gateway_over_nothing() -> type[LLMGateway]:
+    """Return the gateway over a client that answers at once and does nothing."""
     from llm_gateway import LLMGateway
     from llm_gateway.clients.base import Completion
     from llm_gateway.models import TokenUsage
@@ -58,6 +62,13 @@ async def _over_nothing(scene: Scene, logs: str | bool) -> AsyncIterator[Ask]:  
 
         def _connect(self) -> Nothing:
             return Nothing()
+
+    return OverNothing
+
+
+@asynccontextmanager
+async def _over_nothing(scene: Scene, logs: str | bool) -> AsyncIterator[Ask]:  # noqa: FBT001
+    OverNothing = gateway_over_nothing()  # noqa: N806 - a class
 
     model = {"max_concurrency": scene.concurrency, "limits": LIMITS}
     async with OverNothing({"models": {MODELS["openai"]: model}, "logs": {"dir": logs}}) as gateway:

@@ -93,13 +93,13 @@ async def test_an_end_is_recorded_once_with_its_calls(store: JobStore) -> None:
     await store.add([row(number) for number in (1, 2, 3)])
     first, second, third = await store.lease("m", 9)
     store.record_call(first)
-    assert await store.finish(first, ANSWER)
-    assert not await store.finish(first, ANSWER)
+    assert await store.finish([(first, ANSWER)]) == [True]
+    assert await store.finish([(first, ANSWER)]) == [False]
     with pytest.raises(JobError):
         store.record_call(first)
-    assert await store.finish(second, Verdict(calls=Calls(refused=1), failure=failure("timeout")))
-    assert await store.finish(third, Verdict(calls=Calls(unsent=1)))
-    assert not await store.finish(third, ANSWER)
+    assert await store.finish([(second, Verdict(calls=Calls(refused=1), failure=failure("timeout")))]) == [True]
+    assert await store.finish([(third, Verdict(calls=Calls(unsent=1)))]) == [True]
+    assert await store.finish([(third, ANSWER)]) == [False]
     (again,) = await store.lease("m", 9)
     assert again.number == 3
     assert again.turn > third.turn
@@ -115,10 +115,25 @@ async def test_an_end_is_recorded_once_with_its_calls(store: JobStore) -> None:
     assert await store.results(answered.id, 9) == [failed]
 
 
+async def test_a_stale_lease_among_others_is_told_and_costs_them_nothing(store: JobStore) -> None:
+    await store.add([row(number) for number in (1, 2, 3)])
+    first, second, third = await store.lease("m", 9)
+    await store.finish([(second, Verdict(calls=Calls(unsent=1)))])
+    refused = Verdict(calls=Calls(refused=1), failure=failure("timeout"))
+    (again,) = await store.lease("m", 9)
+    ends = [(first, ANSWER), (second, ANSWER), (third, refused), (again, ANSWER), (again, ANSWER)]
+    assert await store.finish(ends) == [True, False, True, True, False]
+    ledger = await store.ledger()
+    assert ledger.adds_up
+    assert (ledger.done, dict(ledger.failed), ledger.answered, ledger.in_doubt) == (2, {"timeout": 1}, 2, 0)
+    assert [(each.number, each.kind) for each in await store.results(0, 9)] == [(1, None), (3, "timeout"), (2, None)]
+    assert await store.finish([]) == []
+
+
 async def test_failures_are_taken_back_by_kind(store: JobStore) -> None:
     await store.add([row(number) for number in (1, 2)])
     for lease, kind in zip(await store.lease("m", 9), ("timeout", "rejected"), strict=True):
-        await store.finish(lease, Verdict(calls=Calls(refused=1), failure=failure(kind), invalid=True))
+        await store.finish([(lease, Verdict(calls=Calls(refused=1), failure=failure(kind), invalid=True))])
     assert await store.retry_failed(["none"]) == 0
     assert await store.retry_failed(["timeout"]) == 1
     assert await store.retry_failed(None) == 1
@@ -132,14 +147,14 @@ async def test_a_job_is_over_when_its_input_was_read_and_every_row_has_ended(sto
     assert not await store.is_over()
     (lease,) = await store.lease("m", 1)
     assert not await store.is_over()
-    await store.finish(lease, ANSWER)
+    await store.finish([(lease, ANSWER)])
     assert await store.is_over()
 
 
 async def test_what_was_recorded_is_there_when_the_job_is_opened_again(store: JobStore, opens: Open) -> None:
     await store.add([row(1), row(2)])
     lease, lost = await store.lease("m", 2)
-    await store.finish(lease, ANSWER)
+    await store.finish([(lease, ANSWER)])
     await store.close()
     await store.close()
     with pytest.raises(JobError, match="is closed"):

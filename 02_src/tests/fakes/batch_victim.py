@@ -19,7 +19,7 @@ from llm_gateway.cli import run as run_module
 from llm_gateway.cli.run import Options, run_file
 from llm_gateway.clock import LoopClock
 from llm_gateway.jobs import Job, batches
-from llm_gateway.jobs.runner import Hooks
+from llm_gateway.jobs.hooks import Hooks
 
 MAKING = ("before_intent", "intended", "made", "noted", "over", "recorded", "before_close", "closed")
 STEPS = (*MAKING, "adopted", "before_cancel", "cancelled")  # as the engine names them

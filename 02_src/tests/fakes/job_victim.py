@@ -38,7 +38,7 @@ from llm_gateway.cli.worker import work_on
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.config import load_config
 from llm_gateway.errors import ProviderUnavailableError, RequestRejectedError
-from llm_gateway.jobs import postgres, runner
+from llm_gateway.jobs import patience, postgres, runner
 from llm_gateway.models import TokenUsage
 
 CALLS = "calls.log"
@@ -190,7 +190,7 @@ def victim(command: dict[str, Any]) -> int:
 
     for module in (run_module, worker_module):  # where the commands take their gateway from
         vars(module)["LLMGateway"] = Gateway
-    running.LOOK_PERIOD = runner.LOOK_PERIOD = runner.STORE_PAUSE = 0.01
+    running.LOOK_PERIOD = runner.LOOK_PERIOD = patience.STORE_PAUSE = 0.01
     url = command.get("url")
     if url is None:
         return run_file("in.jsonl", "out.jsonl", Options())

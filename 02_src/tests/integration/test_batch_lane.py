@@ -17,8 +17,8 @@ from llm_gateway import BudgetExceededError, ConfigurationError, LLMGateway, LLM
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import LoopClock
 from llm_gateway.jobs import Job, JobOutcome, batches
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.records import Ledger
-from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.sqlite import SqliteJobStore
 
 STATE = Path("work.job")

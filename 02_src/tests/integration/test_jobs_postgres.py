@@ -19,11 +19,11 @@ from fakes.provider import FakeProvider, ask, gateway_over
 from llm_gateway import LLMRequest
 from llm_gateway.calls import CallWatch
 from llm_gateway.errors import ConfigurationError, JobError, JobStoreBusyError, MissingApiKeyError
-from llm_gateway.jobs import Job, JobOutcome, job, postgres, postgres_tables, runner
+from llm_gateway.jobs import Job, JobOutcome, job, patience, postgres, postgres_tables, runner
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.postgres import PostgresJobStore, jobs_in, viewing
 from llm_gateway.jobs.records import Calls, NewRow, Verdict
-from llm_gateway.jobs.runner import Hooks
 
 NAMES = (f"shared-{number}" for number in itertools.count())
 ANSWER = Verdict(calls=Calls(answered=1), answer=b'{"content":"x"}')
@@ -34,7 +34,7 @@ CANARY = "sk-canary/pass%word"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (runner, job):
         monkeypatch.setattr(module, "LOOK_PERIOD", 0.02)
-    monkeypatch.setattr(runner, "STORE_PAUSE", 0.05)
+    monkeypatch.setattr(patience, "STORE_PAUSE", 0.05)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ async def test_a_worker_that_is_silent_for_too_long_loses_its_rows_and_cannot_re
             slow.record_call(held[0])
         assert [lease.number for lease in await other.lease("m", 2)] == [1, 2]
         # Its paid answers count where nobody has asked anew, and only there.
-        assert [await slow.finish(lease, ANSWER) for lease in held] == [False, False, True]
+        assert await slow.finish([(lease, ANSWER) for lease in held]) == [False, False, True]
         assert [result.number for result in await other.results(0, 9)] == [3]
         ledger = await other.ledger()
         assert (ledger.done, ledger.leased, ledger.calls, ledger.answered, ledger.adds_up) == (1, 2, 5, 1, True)
@@ -229,7 +229,7 @@ async def test_results_are_seen_in_the_order_of_their_ids(url: str) -> None:
 
         async def write(store: PostgresJobStore) -> None:
             while leases := await store.lease("m", 5):
-                await asyncio.gather(*(store.finish(lease, ANSWER) for lease in leases))
+                await asyncio.gather(*(store.finish([(lease, ANSWER)]) for lease in leases))
 
         writing = asyncio.gather(*(write(store) for store in writers))
         while not writing.done() or len(seen) < 120:

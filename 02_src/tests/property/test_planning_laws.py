@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_gateway.config import GatewayConfig, load_config
-from llm_gateway.jobs.job import asked_row
+from llm_gateway.jobs.rows import asked_row
 from llm_gateway.models import LLMMessage, LLMRequest, RequestPriority
 from llm_gateway.planning import Census, Plan, Span, estimate
 from llm_gateway.planning.answers import Answer, Stratum, stratum_of

@@ -19,8 +19,8 @@ def took(*, cpu_s: float = 40.0, seconds: float = 60.0, rows: int = 1000, last_m
 
 
 def results(durable: Took, plain: Took) -> bulk.Results:
-    limited = took(seconds=1.0, rows=2000)
-    return bulk.Results(rows=1000, peer_rows=10, pairs=[(durable, plain)], limited=limited)
+    limited = took(seconds=1.0, rows=2000, last_mib=durable.peak_mib)
+    return bulk.Results(rows=2000, pair_rows=1000, peer_rows=10, pairs=[(durable, plain)], limited=limited)
 
 
 def test_what_was_promised_of_bulk_jobs_is_judged_by_runs_side_by_side() -> None:
@@ -32,10 +32,10 @@ def test_what_was_promised_of_bulk_jobs_is_judged_by_runs_side_by_side() -> None
 
 def test_the_page_of_bulk_jobs_shows_a_row_for_every_run(tmp_path: Path) -> None:
     found = results(took(), took())
-    found.peers = {"abatch": [took(), took(cpu_s=50.0)]}
-    found.million = took(rows=1_000_000)
+    found.peers = {"abatch": took()}
+    found.longest = took(rows=1_000_000)
     sizes = [len(table.rows) for table in bulk.tables(found, 60_000)]
-    assert sizes == [2, 2, 1]
+    assert sizes == [2, 1, 1, 10, 1]
     assert list(bulk.lines_of(found)) == ["job of 1,000,000 rows"]
     bulk.write_rows(tmp_path / "rows.jsonl", 3)
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()

@@ -20,10 +20,10 @@ from llm_gateway.errors import (
     QueueFullError,
     RequestRejectedError,
 )
-from llm_gateway.jobs import Job, JobOutcome, SqliteJobStore, runner, statements
+from llm_gateway.jobs import Job, JobOutcome, SqliteJobStore, intake, runner, statements
 from llm_gateway.jobs.asking import FULL_QUEUE_PAUSE
+from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.records import Lease
-from llm_gateway.jobs.runner import Hooks
 from llm_gateway.jobs.sqlite import reading
 from llm_gateway.models import TokenUsage
 
@@ -107,7 +107,7 @@ async def test_no_more_than_a_window_of_rows_is_under_way_and_no_more_than_some_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runner, "AHEAD", 100)
-    monkeypatch.setattr(runner, "CHUNK", 20)
+    monkeypatch.setattr(intake, "CHUNK", 20)
     models = {"gpt-4o-mini": {"provider": "openai", "model": "m", "max_concurrency": 2}}
     bench = Bench(FakeProvider(latency=lambda _: 0.01), models=models)
     read, most_ahead, done = 0, 0, 0
