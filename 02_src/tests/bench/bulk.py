@@ -77,7 +77,7 @@ def main() -> int:
     paper.show(shown)
     say(f"Took {(time.monotonic() - began) / 60:.1f} minutes")
     method = METHOD.format(rounds=given.rounds, rows=given.rows, pair_rows=given.pair_rows, rpm=given.rpm)
-    method += "" if "curator" in peers else ABSENT
+    method += "" if "curator" in peers or given.without_peers else ABSENT
     page = paper.markdown(
         "Benchmarks: bulk jobs", head=HEAD, machine=here, versions=versions(peers), tables=shown, method=method
     )

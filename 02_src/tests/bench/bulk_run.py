@@ -117,6 +117,8 @@ def plain(task: Task) -> Callable[[], None]:
 
     from llm_gateway import LLMGateway, LLMRequest, RequestPriority
 
+    importlib.import_module("llm_gateway.cli.run")  # what the command has loaded before its clock starts
+
     def requests() -> Iterator[LLMRequest]:
         with task.source.open("rb") as lines:
             for line in lines:
