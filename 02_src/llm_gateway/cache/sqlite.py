@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,42 +12,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llm_gateway.cache.sqlite_file import connect
 from llm_gateway.cache.store import Bounds, CacheStoreError, Size
+from llm_gateway.group_commit import settle, transact
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], Any]
 Found = tuple[bytes, float]
 
-OWNER_ONLY = 0o600  # it holds answers
-APPLICATION = 0x6C67_6361  # "lgca": who opens something else by mistake shall know
-VERSION = 1
-LOCK_PATIENCE = 0.25  # seconds for another process to end its transaction
 TOGETHER = 500  # looks, or answers to keep, that the thread takes on at once
 MOST_UNTOLD = 1000  # answers whose use is not written down yet
-LOG_BYTES = 8 * 1024 * 1024  # what the write-ahead log may keep on the disk when it is empty
-
-SCHEMA = (
-    f"PRAGMA application_id = {APPLICATION}",
-    f"PRAGMA user_version = {VERSION}",
-    "CREATE TABLE answers (key BLOB PRIMARY KEY, body BLOB NOT NULL, stored REAL NOT NULL, used REAL NOT NULL)",
-    "CREATE INDEX answers_used ON answers(used)",
-    "CREATE INDEX answers_stored ON answers(stored)",
-    # Counted as they come and go: to add up a large table would take longer than to write into it.
-    "CREATE TABLE totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL)",
-    "INSERT INTO totals VALUES (0, 0)",
-    (
-        "CREATE TRIGGER came AFTER INSERT ON answers BEGIN "
-        "UPDATE totals SET entries = entries + 1, bytes = bytes + length(new.body); END"
-    ),
-    (
-        "CREATE TRIGGER changed AFTER UPDATE OF body ON answers BEGIN "
-        "UPDATE totals SET bytes = bytes + length(new.body) - length(old.body); END"
-    ),
-    (
-        "CREATE TRIGGER went AFTER DELETE ON answers BEGIN "
-        "UPDATE totals SET entries = entries - 1, bytes = bytes - length(old.body); END"
-    ),
-)
 PUT = """
 INSERT INTO answers(key, body, stored, used) VALUES (?, ?, ?, ?)
 ON CONFLICT(key) DO UPDATE SET body = excluded.body, stored = excluded.stored, used = excluded.used
@@ -156,15 +129,7 @@ class SqliteAnswerStore:
         done.add_done_callback(lambda ended: self._end(futures, ended))
 
     def _end(self, futures: Sequence[asyncio.Future[Any]], done: asyncio.Future[list[Any]]) -> None:
-        error = done.exception()
-        outcomes = [None] * len(futures) if error else done.result()
-        for future, outcome in zip(futures, outcomes, strict=True):
-            if future.done():  # nobody waits for it any more
-                continue
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(outcome)
+        settle(futures, done)
         self._works = bool(self._reading or self._writing)
         if self._works:
             self._begin()
@@ -187,17 +152,7 @@ class SqliteAnswerStore:
     def _write(self, steps: Sequence[Step]) -> list[Any]:
         connection = self._open()
         with self._told():
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                outcomes = [step(connection) for step in steps]
-                self._tell_uses(connection)
-                self._make_room(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # SQLite has ended it itself where the disk is full
-                    connection.execute("ROLLBACK")
-                raise
-        return outcomes
+            return transact(connection, [*steps, self._tell_uses, self._make_room])[: len(steps)]
 
     def _find(self, connection: sqlite3.Connection, keys: AbstractSet[bytes]) -> dict[bytes, Found]:
         """Return what is kept under some of `keys`; in one statement, each of which waits for a busy loop's turn."""
@@ -246,7 +201,7 @@ class SqliteAnswerStore:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             with self._told():
-                self._connection = _connect(self._path)
+                self._connection = connect(self._path)
         return self._connection
 
     def _close(self) -> None:
@@ -289,41 +244,3 @@ def _clear(connection: sqlite3.Connection) -> int:
 
 def _give_room_back(connection: sqlite3.Connection) -> None:
     connection.execute("VACUUM")
-
-
-def _connect(path: Path | None) -> sqlite3.Connection:
-    """Open the cache at `path`, None: one in memory, and begin it if it is new."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, OWNER_ONLY))
-    connection = sqlite3.connect(
-        ":memory:" if path is None else path, timeout=LOCK_PATIENCE, isolation_level=None, check_same_thread=False
-    )
-    try:
-        if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            _begin_file(connection)
-        _check(connection)
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _begin_file(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
-    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:  # another process may have been here
-        for statement in SCHEMA:
-            connection.execute(statement)
-    connection.execute("COMMIT")
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    """Raise CacheStoreError for what is no cache, or that of another version: nothing in it is touched."""
-    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-        raise CacheStoreError("it is a database of something else; give another path")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != VERSION:
-        raise CacheStoreError(f"it has format {version}, and this version knows {VERSION}; remove the file")

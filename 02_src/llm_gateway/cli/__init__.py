@@ -1,4 +1,4 @@
-"""The command line: `llm-gateway run`, `ask`, `models`, `pull` and `report`."""
+"""The command line of `llm-gateway`: declared in `commands`, assembled in `app`."""
 
 from llm_gateway.cli.app import main
 

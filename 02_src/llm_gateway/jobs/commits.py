@@ -7,11 +7,20 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from llm_gateway.errors import JobError, JobStoreBusyError
+from llm_gateway.group_commit import settle, transact
 
-C = TypeVar("C")  # the connection of a database's driver
+
+class Closable(Protocol):
+    """What the connections of all drivers have in common."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+C = TypeVar("C", bound=Closable)  # the connection of a database's driver
 T = TypeVar("T")
 LOCK_PATIENCE = 5.0  # seconds for another process, as `llm-gateway jobs cancel`, to end its transaction
 
@@ -87,15 +96,7 @@ class Commits(ABC, Generic[C]):
     def _end(
         self, group: Sequence[tuple[Callable[[C], Any], asyncio.Future[Any]]], done: asyncio.Future[list[Any]]
     ) -> None:
-        error = done.exception()
-        outcomes = [None] * len(group) if error else done.result()
-        for (_, future), outcome in zip(group, outcomes, strict=True):
-            if future.done():  # nobody waits for it any more
-                continue
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(outcome)
+        settle([future for _, future in group], done)
         self._is_due = bool(self._waiting)
         if self._waiting:
             self._begin()
@@ -113,9 +114,10 @@ class Commits(ABC, Generic[C]):
     def _told(self, action: Callable[[], T]) -> T:
         """Do it, and put what the database complains of into a sentence."""
 
-    @abstractmethod
     def _disconnect(self) -> None:
-        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 class SqliteCommits(Commits[sqlite3.Connection]):
@@ -125,15 +127,7 @@ class SqliteCommits(Commits[sqlite3.Connection]):
         connection = self._connection
         if connection is None:
             raise self._closed()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            outcomes = [step(connection) for step in steps]
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:  # SQLite has ended it itself where the disk is full
-                connection.execute("ROLLBACK")
-            raise
-        return outcomes
+        return transact(connection, steps)
 
     def _told(self, action: Callable[[], T]) -> T:
         """Do it, and put what SQLite complains of into a sentence."""
@@ -148,8 +142,3 @@ class SqliteCommits(Commits[sqlite3.Connection]):
                 told = f"The job's state {self._name} cannot be written for the moment ({error})."
                 raise JobStoreBusyError(told) from error
             raise JobError(f"The job's state {self._name} cannot be used: {error}.") from error
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()

@@ -152,8 +152,3 @@ class PostgresCommits(Commits["Connection[Any]"]):
 
     def _told(self, action: Callable[[], T]) -> T:
         return told(self._address, action)
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
