@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import openai.resources.files  # noqa: F401 - imported once, not in every process
 
-from llm_gateway import LLMGateway, LLMMessage, LLMRequest, ProviderError
+from llm_gateway import LLMGateway, LLMMessage, LLMRequest, ProviderError, jobs
 from llm_gateway.cli import run as run_module
 from llm_gateway.cli.run import Options, run_file
 from llm_gateway.clock import LoopClock
@@ -82,7 +82,7 @@ def run_in_batches(passed: Callable[[str], None], *, late: bool) -> int:
         clock = Late(passed, goes_on=Path("out.jsonl.job").exists())
         passed = clock.passed
         options = Options(lane="batch", poll=0.001, deadline=DEADLINE)
-        vars(run_module)["Job"] = partial(Job, clock=clock)
+        vars(jobs)["Job"] = partial(Job, clock=clock)  # where the gateway takes it from
     vars(run_module)["Hooks"] = partial(Hooks, step=passed)
     return run_file("in.jsonl", "out.jsonl", options)
 
