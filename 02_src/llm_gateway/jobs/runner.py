@@ -215,6 +215,8 @@ class Runner:
         task = asyncio.create_task(self._asker.ask(lease, self._intake.known(lease.number)))
         self._asking.add(task)
         task.add_done_callback(partial(self._asked, lane, lease, told))
+        if self._abandoned:  # while the row was leased; nobody will come to cancel it later
+            task.cancel()
 
     def _asked(
         self,

@@ -491,6 +491,23 @@ async def test_a_job_is_run_once_at_a_time_and_only_while_it_is_open() -> None:
         job.abandon()
 
 
+async def test_rows_that_are_being_leased_when_a_job_is_given_up_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(FakeProvider(latency=lambda _: 1e6))
+    job = bench.job()
+    lease = SqliteJobStore.lease
+
+    async def given_up(store: SqliteJobStore, model: str, limit: int) -> list[Lease]:
+        leases = await lease(store, model, limit)
+        job.abandon()
+        return leases
+
+    monkeypatch.setattr(SqliteJobStore, "lease", given_up)
+    async with job:
+        assert [outcome async for outcome in job.run(some(3))] == []
+    assert bench.provider.ledger == []
+    assert asyncio.get_running_loop().time() < 1.0
+
+
 @pytest.mark.parametrize("content", [b"precious, and no database", b"SQLite format 3\0 but broken" + b"x" * 4096])
 async def test_a_file_that_is_no_state_is_left_alone(content: bytes) -> None:
     STATE.write_bytes(content)
