@@ -42,6 +42,7 @@ async def test_more_calls_than_a_pool_usually_holds_run_at_the_same_time(emulato
     async with connected(emulator, kind) as client:
         calls = [asyncio.create_task(client.generate(request())) for _ in range(130)]
         await emulator.arrived(130)
+        assert not any(call.done() for call in calls)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)

@@ -110,7 +110,7 @@ def told(outcome: Completion | ProviderError, kind: str) -> dict[str, Any]:
 
 @every_kind
 @pytest.mark.parametrize("case", REPLIES)
-async def test_answers_are_equal(emulator: Emulator, kind: str, case: str) -> None:
+async def test_answers_over_both_transports_are_equal(emulator: Emulator, kind: str, case: str) -> None:
     reply = REPLIES[case]
     if kind == "anthropic" and reply.finish_reason == "length":
         reply = replace(reply, finish_reason="max_tokens")
@@ -123,7 +123,7 @@ async def test_answers_are_equal(emulator: Emulator, kind: str, case: str) -> No
 
 @every_kind
 @pytest.mark.parametrize("case", REQUESTS)
-async def test_requests_are_equal(emulator: Emulator, kind: str, case: str) -> None:
+async def test_requests_over_both_transports_are_equal(emulator: Emulator, kind: str, case: str) -> None:
     model = {"model": "claude-opus-5-5"} if kind == "anthropic" and case == "schema" else {}
     lean, sdk = await both(emulator, kind, Reply(text="ok"), REQUESTS[case], **model)
     assert told(lean, kind) == told(sdk, kind)
@@ -131,7 +131,7 @@ async def test_requests_are_equal(emulator: Emulator, kind: str, case: str) -> N
 
 @every_kind
 @pytest.mark.parametrize("case", FAILURES)
-async def test_failures_are_equal(emulator: Emulator, kind: str, case: str) -> None:
+async def test_failures_over_both_transports_are_equal(emulator: Emulator, kind: str, case: str) -> None:
     reply = FAILURES[case]
     if kind == "ollama" and reply.error:
         reply = replace(reply, error={"error": reply.error["error"].get("message", "no")})
@@ -170,7 +170,7 @@ async def test_constructor_options_reach_the_provider_over_both(emulator: Emulat
 
 @every_kind
 @pytest.mark.parametrize("case", ["text", "usage", "tools", "thinking", "empty"])
-async def test_streams_are_equal(emulator: Emulator, kind: str, case: str) -> None:
+async def test_streams_over_both_transports_are_equal(emulator: Emulator, kind: str, case: str) -> None:
     outcomes: list[list[StreamDelta | dict[str, Any]]] = []
     for transport in ("lean", "sdk"):
         emulator.script(replace(REPLIES[case], tool_calls=()))

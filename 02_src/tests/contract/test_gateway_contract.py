@@ -369,6 +369,10 @@ async def test_shutdown_may_be_called_twice_and_before_anything_else(stage: Stag
         await asyncio.gather(used.shutdown(), used.shutdown())
         await used.shutdown()
         await unused.shutdown()
+        for gateway in (used, unused):
+            with pytest.raises(GatewayClosedError):
+                await gateway.request(about("b"))
+    assert stage.sent == ["a"]
 
 
 async def test_leaving_the_async_with_shuts_down(stage: Stage) -> None:

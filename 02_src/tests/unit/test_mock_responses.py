@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 import llm_gateway
-from llm_gateway import ConfigurationError, ProviderError, errors
+from llm_gateway import ConfigurationError, LLMMessage, LLMRequest, ProviderError, errors
 from llm_gateway.mock_gateway import MockLLMGateway, json_schema
 from llm_gateway.mock_gateway.responses import ErrorKind, ScriptedError
 from llm_gateway.mock_gateway.scripted import KINDS, kind_of
@@ -107,10 +107,12 @@ def test_a_file_that_is_nested_too_deeply_is_told_as_such(tmp_path: Path) -> Non
         MockLLMGateway(responses=file)
 
 
-def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+async def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "marked.json"
     file.write_text('{"default": "a"}', encoding="utf-8-sig")
-    MockLLMGateway(responses=file)
+    question = LLMRequest(model="gpt-4o-mini", messages=[LLMMessage(role="user", content="?")])
+    async with MockLLMGateway(responses=file) as gateway:
+        assert (await gateway.request(question)).content == "a"
 
 
 # --- scripted errors ----------------------------------------------------------------------------------------------
