@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import enum
 import inspect
+import json
 import os
 import re
 import subprocess
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -30,7 +31,10 @@ from llm_gateway.mock_gateway import MockLLMGateway, RecordedCall, UnmatchedRequ
 FOLDER = Path(__file__).parents[2] / "00_docs" / "reference"
 HEAD = "<!-- Written by 02_src/tools/reference.py from the code. Change the docstrings, then run it again. -->\n"
 HELP_WIDTH = 100
-COMMANDS = ("", "run", "plan", "ask", "models", "pull", "report", "simulate", "cache")
+COMMANDS = (
+    "", "run", "worker", "jobs", "jobs show", "jobs cancel", "jobs export", "plan", "ask", "models", "pull", "report",
+    "simulate", "cache",
+)  # fmt: skip
 BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "min_length": "at least {} long", "pattern": "`{}`"}
 
 # --- what the source says beside a field ------------------------------------------------------------------------
@@ -342,28 +346,41 @@ def _line_of(module: ModuleType, cls: type) -> int:
     return inspect.getsource(module).index(f"class {cls.__name__}(")
 
 
+TELL_ALL = """
+import json, sys
+from llm_gateway.cli import main
+told = sys.argv.pop()
+for name in json.loads(told):
+    sys.argv[1:] = [*name.split(), "--help"]
+    try:
+        main()
+    except SystemExit:
+        pass
+    print(end="\\0")
+"""
+
+
 def cli_page() -> str:
     """Return the help of every command at a fixed width."""
     parts = [HEAD, "# The command line\n"]
-    for name in COMMANDS:
+    for name, told in zip(COMMANDS, helps_of(COMMANDS), strict=True):
         command = f"llm-gateway {name}".strip()
-        parts.append(f"## `{command}`\n\n```text\n{help_of(name)}\n```\n")
+        parts.append(f"## `{command}`\n\n```text\n{told}\n```\n")
     return "\n".join(parts)
 
 
-def help_of(name: str) -> str:
-    """Return what a command prints for `--help`."""
-    code = "from llm_gateway.cli import main; main()"
+def helps_of(names: Sequence[str]) -> list[str]:
+    """Return what each command prints for `--help`."""
     width = {"COLUMNS": str(HELP_WIDTH), "TERMINAL_WIDTH": str(HELP_WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
     told = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", code, *name.split(), "--help"],
+        [sys.executable, "-c", TELL_ALL, json.dumps(names)],
         capture_output=True,
         text=True,
         encoding="utf-8",
         check=True,
         env=os.environ | width | {"PYTHONIOENCODING": "utf-8"},
     )
-    return "\n".join(line.rstrip() for line in told.stdout.strip("\n").splitlines())
+    return ["\n".join(map(str.rstrip, each.strip("\n").splitlines())) for each in told.stdout.split("\0")[:-1]]
 
 
 PAGES: dict[str, Callable[[], str]] = {

@@ -2,8 +2,8 @@
 
 A limit of R a minute of which a share s is used lets s · R / 60 through each second, and burst_seconds of that at
 once. A day's limit can be used at once as a whole, but for the 40 % of it that LOW leaves to others. Slots begin as
-many calls as there are, and then one whenever one ends. An unknown limit of a public provider is found out from one
-call a second on, doubling every ten.
+many calls as there are, and then one whenever one ends. An unknown limit of a public provider is found out from two
+calls a second on, doubling every ten.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from llm_gateway.clients.base import Deployment
 from llm_gateway.config import Charge, GatewayConfig, LimitSettings
 from llm_gateway.limits import charge_of
+from llm_gateway.limits.learning import CAUTIOUS
 
 MINUTE, DAY = 60.0, 86_400.0
 PERIODS = {"rpm": MINUTE, "tpm": MINUTE, "itpm": MINUTE, "otpm": MINUTE, "rpd": DAY}
@@ -81,7 +82,7 @@ class Constraint:
             busy = sum(work.seconds * part for work, part in mine)
             return max(0.0, busy - slots * busy / calls) / slots + last
         if self.key == "learning":
-            return DOUBLING * math.log2(1.0 + calls * math.log(2.0) / DOUBLING) + last
+            return DOUBLING * math.log2(1.0 + calls * math.log(2.0) / (DOUBLING * CAUTIOUS)) + last
         demand = sum(work.demand(self.key, self.charge) * part for work, part in mine) if self.key != "cpu" else calls
         # What the last call needs has come when it begins, so all of the demand but the burst has to flow in.
         return max(0.0, demand - self.free) / (self.per_second * (machines if self.own else 1)) + last

@@ -11,6 +11,7 @@ import pytest
 from llm_gateway.cli.rows import Malformed, RowReader, stored
 from llm_gateway.cli.settings import Loaded
 from llm_gateway.config import load_config
+from llm_gateway.limits.learning import CAUTIOUS
 from llm_gateway.planning import Census, Plan, Span, estimate
 from llm_gateway.planning.answers import Answer, Stratum, stratum_of
 from llm_gateway.planning.capacity import DOUBLING, ROW_CPU
@@ -198,7 +199,7 @@ def test_unknown_limits_of_a_public_provider_are_found_out_slowly() -> None:
     plan = estimate(census)
     last = min(each.seconds for each in plan.limits if each.key == "cpu")
     assert limit(plan, "learning") == pytest.approx(
-        DOUBLING * math.log2(1 + 100 * math.log(2) / DOUBLING) + last - 100 * ROW_CPU, rel=0.2
+        DOUBLING * math.log2(1 + 100 * math.log(2) / (CAUTIOUS * DOUBLING)) + last - 100 * ROW_CPU, rel=0.2
     )
     assert any("The limits of 'gpt-4o-mini' are unknown" in note for note in plan.notes)
 
