@@ -75,6 +75,7 @@ class BatchRunner(Runner):
         probed = await batches.begin()
         look_at = make_at = self._clock.now()
         while not (self._stopping or (self._is_over(lane) and not batches.under_way)):
+            lane.changed.clear()  # before all that is looked at, so that no change of it is missed
             if batches.broke is not None and not batches.under_way:
                 raise batches.broke
             now = self._clock.now()
@@ -84,7 +85,7 @@ class BatchRunner(Runner):
                 look_at = self._clock.now() + self._plan.poll
             elif lane.pending and (late or not self._plan.makes(model)):
                 if not await self._ask(model, lane, least_turns=0):
-                    await self._idle(lane, look_at)
+                    await self._idle(lane, now, look_at)
             elif lane.pending and now >= make_at and batches.broke is None and self._is_time(lane, batches):
                 if not probed:
                     probed = await self._probe(model, lane)
@@ -95,7 +96,7 @@ class BatchRunner(Runner):
                     make_at = self._clock.now() + self._plan.poll
                 look_at = max(look_at, self._clock.now() + self._plan.poll) if made else look_at
             else:
-                await self._idle(lane, look_at if batches.under_way else make_at)
+                await self._idle(lane, now, look_at if batches.under_way else make_at)
 
     def _is_time(self, lane: Lane, batches: Batches) -> bool:
         """Whether the next batch is full, or nothing more will come to fill it."""
@@ -145,15 +146,12 @@ class BatchRunner(Runner):
         self._start(lane, lease, told)
         return await told
 
-    async def _idle(self, lane: Lane, until: float) -> None:
-        """Wait for a change, or for an instant, or until it is late."""
-        lane.changed.clear()
-        if self._stopping or self._is_over(lane):
-            lane.changed.set()
-        now = self._clock.now()
-        instants = [each for each in (until, self._late_at) if now < each < math.inf]
+    async def _idle(self, lane: Lane, since: float, until: float) -> None:
+        """Wait for a change, or for an instant, or until it is late; what had come by `since` is not waited for."""
+        instants = [each for each in (until, self._late_at) if since < each < math.inf]
+        patience = max(0.0, min(instants) - self._clock.now()) if instants else None
         try:
-            async with self._clock.timeout(min(instants) - now if instants else None):
+            async with self._clock.timeout(patience):
                 await lane.changed.wait()
         except TimeoutError:
             pass
