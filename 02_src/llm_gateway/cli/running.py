@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -218,9 +218,11 @@ class Run:
             if self._job.under_way:
                 under_way = count(self._job.under_way, "row")
                 self._console.print(f"Stopping once {under_way} under way have an answer; Ctrl-C again does not wait.")
-        elif self._shutdown is not None:
+            return
+        self._stop = replace(self._stop, patience=0.0)  # of a shutdown that is yet to begin
+        if self._shutdown is not None:
             self._shutdown.cancel()
-            self._job.abandon()
+        self._job.abandon()
 
 
 class Loading(Run):
