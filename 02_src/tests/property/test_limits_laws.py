@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 from hypothesis import example, given, settings
@@ -214,6 +215,34 @@ def test_no_window_admits_more_than_its_rate_and_one_burst(
                 largest = max(largest, call.reservation.cost[column])
                 window = call.at - begin.at
                 assert total <= (level.rate * window + max(level.burst, largest)) * (1 + SLACK) + SLACK
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_of_a_limit_whose_share_is_found_while_it_is_used_no_window_admits_more_than_the_whole(seed: int) -> None:
+    """Without `safety`, more of a limit of tokens is let through while calls are many, and less when they grow."""
+    rng = Random(seed)
+    per_second = rng.choice([500.0, 5000.0])
+    shadow = Shadow(in_memory(LimitSettings(tpm=int(per_second * 60)), "actual"), LimitSettings(), "actual")
+    size = per_second / 100
+    shares = set()
+    for number in range(400):
+        if number % 100 == 50:
+            size = per_second / rng.choice([4.0, 10.0, 18.0, 50.0, 200.0])
+        spent = rng.uniform(0.5, 1.5) * size
+        shadow.wait(size, 0.0)
+        shadow.advance(rng.choice([0.0, 0.0, rng.expovariate(10.0)]))
+        shadow.now = max(shadow.now, shadow.latest())
+        if rng.random() < 0.9:
+            shadow.settle(rng.randrange(max(0, number - 5), number + 1), spent, 0.0)
+        shares.add(round(shadow.levels()["tokens"].rate / per_second, 4))
+    assert len(shares) == 2  # both were used
+    calls = shadow.calls
+    for first, begin in enumerate(calls):
+        total = largest = 0.0
+        for call in calls[first:]:
+            total += call.net.tokens
+            largest = max(largest, call.reservation.cost.tokens)
+            assert total <= (per_second * (call.at - begin.at) + max(per_second, largest)) * (1 + SLACK)
 
 
 @given(given_limits=limits, charge=charges, trace=traces)

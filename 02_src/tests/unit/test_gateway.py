@@ -312,6 +312,20 @@ async def test_callers_that_leave_give_back_the_permits_of_calls_that_were_not_m
     assert provider.sent == ["b"]
 
 
+@pytest.mark.parametrize("charge", ["actual", "admission_max"])
+async def test_callers_that_leave_pay_the_permits_of_calls_that_were_made(charge: str) -> None:
+    provider = FakeProvider(latency=lambda _: 5.0)
+    models = {"gpt-4o-mini": {"limits": {"rpm": 60, "safety": 1.0, "burst_seconds": 1.0, "charge": charge}}}
+    async with gateway_over(provider, models=models) as gateway:
+        leaving = asyncio.create_task(gateway.request(ask("a")))
+        while not provider.ledger:  # noqa: ASYNC110 - no time passes
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await gateway.request(ask("b"))
+    assert [(entry.request.request_id, entry.began) for entry in provider.ledger] == [("a", 0.0), ("b", 1.0)]
+
+
 async def test_a_tenth_of_the_slots_stays_free_for_high() -> None:
     provider = FakeProvider()
     models = {"gpt-4o-mini": {"max_concurrency": 20}}
