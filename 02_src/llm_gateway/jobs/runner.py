@@ -228,21 +228,23 @@ class Runner:
         self._asking.discard(task)
         # The next row can be leased in the same transaction that records this one.
         lane.asking -= 1
-        if task.cancelled():  # before its first step; its call stays in doubt
-            self._ended([End(lane, lease, Verdict(calls=Calls()), told)], None)
-            return
-        if (bug := task.exception()) is not None:
+        if not task.cancelled() and (bug := task.exception()) is not None:
             self._fail(bug)
             self._ended([End(lane, lease, Verdict(calls=Calls()), told)], None)
             return
+        self._recorder.put(End(lane, lease, self._verdict_of(lane, task), told))
+        lane.changed.set()
+
+    def _verdict_of(self, lane: Lane, task: asyncio.Task[Verdict | Halt]) -> Verdict:
+        if task.cancelled():  # before its first step, so that nothing was sent
+            return Verdict(calls=Calls(unsent=1))
         verdict = task.result()
         if isinstance(verdict, Halt):
-            verdict = self._after_halt(lane, verdict)
-        elif verdict.answer is not None:
+            return self._after_halt(lane, verdict)
+        if verdict.answer is not None:
             # What this process has no key for, another one of a shared job may: no row fails of it.
             self._answered = not self._store.shared
-        self._recorder.put(End(lane, lease, verdict, told))
-        lane.changed.set()
+        return verdict
 
     def _ended(self, ends: Sequence[End], ours: Sequence[bool] | None) -> None:
         """Count rows whose end is recorded; None: they are not, and nothing is known of them until the job goes on."""

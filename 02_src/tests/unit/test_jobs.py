@@ -504,6 +504,8 @@ async def test_rows_that_are_being_leased_when_a_job_is_given_up_are_not_asked(m
     monkeypatch.setattr(SqliteJobStore, "lease", given_up)
     async with job:
         assert [outcome async for outcome in job.run(some(3))] == []
+        ledger = await job.ledger()
+        assert (ledger.pending, ledger.leased, ledger.in_doubt) == (3, 0, 0)
     assert bench.provider.ledger == []
     assert asyncio.get_running_loop().time() < 1.0
 
