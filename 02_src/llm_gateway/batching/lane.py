@@ -130,9 +130,8 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
-        batches = self._riding.batches
-        waits = batches is not None and not batches.is_idle
-        return not (waits or len(self._queue) or self._calls.tasks or self.in_flight) and self.door.is_clear
+        waits = len(self._queue) or self._calls.tasks or self.in_flight
+        return not waits and self.door.is_clear and self._riding.is_idle
 
     def depth(self, priority: RequestPriority) -> int:
         """How many requests of `priority` wait, those that pause before a retry included."""
@@ -181,8 +180,8 @@ class Lane:
         the soonest, with the load spread evenly. Infinite where a breaker waits for its probe. For one that goes in a
         provider's batch, until that leaves at the latest.
         """
-        if self.in_batches(request) and self._riding.batches is not None:
-            return self._riding.batches.eta()
+        if self.in_batches(request):
+            return self._riding.eta()
         now = self._clock.now()
         priority = inherited(request).priority
         count, tokens = self._queue.ahead(priority)
@@ -339,7 +338,7 @@ class Lane:
         self._queue.lift(ticket, priority)
         if nested and not ticket.nested:
             ticket.nested = True
-            if not self._is_riding(ticket):
+            if not self._riding.has(ticket):
                 self._pump.nested.append(ticket)
         self._pump.wake()
 
@@ -353,7 +352,7 @@ class Lane:
 
     def let_go(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue; another lane has it, or it is refused."""
-        if ticket.nested and not self._is_riding(ticket):
+        if ticket.nested and not self._riding.has(ticket):
             self._pump.nested.remove(ticket)
         if self._queue.discard(ticket):
             self._look_idle()
@@ -370,11 +369,8 @@ class Lane:
         elif ticket.call is not None:
             call, ticket.call = ticket.call, None  # None tells the call that it is cancelled alone
             call.cancel()
-        elif self._riding.batches is not None:
-            self._riding.batches.drop(ticket)
-
-    def _is_riding(self, ticket: Ticket) -> bool:
-        return self._riding.batches is not None and self._riding.batches.has(ticket)
+        else:
+            self._riding.drop(ticket)
 
     def _examine(self, ticket: Ticket) -> None:
         """Raise what says that waiting would be in vain: a limit or a budget that the request never fits into."""
@@ -410,8 +406,7 @@ class Lane:
     def _money_came(self) -> None:
         if self._pump.waits_for_money:
             self._pump.wake()
-        if self._riding.batches is not None:
-            self._riding.batches.money_came()
+        self._riding.money_came()
 
     def _free_slot(self, upstream: Upstream) -> None:
         upstream.in_flight -= 1
@@ -424,8 +419,7 @@ class Lane:
         """Send without waiting for company from now on, and turn away those who wait for room."""
         self._pump.draining = True
         self._queue.close()
-        if self._riding.batches is not None:
-            self._riding.batches.close()
+        self._riding.close()
         self._pump.wake()
 
     async def drained(self) -> None:
@@ -436,9 +430,7 @@ class Lane:
 
     def halt(self) -> int:
         """Begin nothing more, and cancel what is under way; its callers get GatewayClosedError. Return how many."""
-        cut_off = self.in_flight
-        if self._riding.batches is not None:
-            cut_off += self._riding.batches.halt()
+        cut_off = self.in_flight + self._riding.halt()
         self.door.close(NEVER_SENT)
         self._pump.stop()
         self._calls.cancel()

@@ -58,15 +58,57 @@ class Riding:
             raise InvalidRequestError(reason, field="lane", record="LLMRequest")
         return False
 
+    # --- of requests that `takes` has accepted ------------------------------------------------------------------
+
     def join(self, ticket: Ticket) -> None:
-        """Take in the ticket of a request that `takes` has accepted. Raises what `ProviderBatches.join` raises."""
-        assert self.batches is not None  # noqa: S101 - `takes` has made them
-        self.batches.join(ticket)
+        """Take in the ticket of a request. Raises what `ProviderBatches.join` raises."""
+        self._made().join(ticket)
 
     async def room(self) -> None:
         """Return when one more fits. Raises GatewayClosedError."""
+        await self._made().room()
+
+    def eta(self) -> float:
+        """Return the seconds until a request that came now would leave."""
+        return self._made().eta()
+
+    def _made(self) -> ProviderBatches:
+        assert self.batches is not None  # noqa: S101 - `takes` has made them
+        return self.batches
+
+    # --- whether or not there are any ---------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits and nothing is under way."""
+        return self.batches is None or self.batches.is_idle
+
+    def has(self, ticket: Ticket) -> bool:
+        """Whether a request is in a batch, or waits for one."""
+        return self.batches is not None and self.batches.has(ticket)
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a request, as `ProviderBatches.drop`."""
         if self.batches is not None:
-            await self.batches.room()
+            self.batches.drop(ticket)
+
+    def money_came(self) -> None:
+        """Take in those that waited for money, as far as it reaches."""
+        if self.batches is not None:
+            self.batches.money_came()
+
+    def close(self) -> None:
+        """Let what gathers leave at once, and turn away those who wait for room."""
+        if self.batches is not None:
+            self.batches.close()
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Return how the batches stand; None where no request has asked for one."""
+        return None if self.batches is None else self.batches.snapshot()
+
+    def halt(self) -> int:
+        """Refuse all who wait and cancel the provider's batches. Return how many waited."""
+        return 0 if self.batches is None else self.batches.halt()
 
     def _open(self, upstream: Upstream) -> bool:
         make = getattr(upstream.client, "batch_client", None)
@@ -86,7 +128,3 @@ class Riding:
             clock=self.clock,
         )
         return True
-
-    def snapshot(self) -> dict[str, Any] | None:
-        """Return how the batches stand; None where no request has asked for one."""
-        return None if self.batches is None else self.batches.snapshot()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,8 +151,6 @@ class BatchRunner(Runner):
         """Wait for a change, or for an instant, or until it is late; what had come by `since` is not waited for."""
         instants = [each for each in (until, self._late_at) if since < each < math.inf]
         patience = max(0.0, min(instants) - self._clock.now()) if instants else None
-        try:
+        with suppress(TimeoutError):
             async with self._clock.timeout(patience):
                 await lane.changed.wait()
-        except TimeoutError:
-            pass
