@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_gateway.config import BudgetSettings
-from llm_gateway.errors import BudgetExceededError
+from llm_gateway.errors import UNDER_BUDGETS, BudgetExceededError
 from llm_gateway.models import LLMRequest
 from llm_gateway.price_lanes import PRICE_SHARES
 
@@ -52,6 +52,8 @@ class Budgets:
 
     settings: BudgetSettings
     on_change: list[Callable[[], None]] = field(default_factory=list)  # called when money comes back
+    owner: str = "the gateway"  # of the budget of everything, as an error's sentence speaks of it
+    remedy: str = UNDER_BUDGETS  # what such a sentence advises
     _accounts: dict[tuple[str, str | None], Account] = field(default_factory=dict)
 
     def applies_to(self, model: str) -> bool:
@@ -65,7 +67,12 @@ class Budgets:
         for account in self._of(model, agent):
             if not account.holds(amount, reserved=0.0):
                 raise BudgetExceededError(
-                    account.name, limit=account.limit, spent=account.spent, left=account.left, cost=amount
+                    account.name,
+                    limit=account.limit,
+                    spent=account.spent,
+                    left=account.left,
+                    cost=amount,
+                    remedy=self.remedy,
                 )
 
     def reserve(self, amount: float, *, model: str, agent: str | None) -> Hold | Account:
@@ -121,7 +128,7 @@ class Budgets:
         settings = self.settings
         found = []
         if settings.total is not None:
-            found.append(self._account("total", None, "the gateway", settings.total))
+            found.append(self._account("total", None, self.owner, settings.total))
         if model in settings.models:
             found.append(self._account("model", model, f"model '{model}'", settings.models[model]))
         limit = settings.each_agent if agent is None else settings.agents.get(agent, settings.each_agent)
@@ -135,6 +142,47 @@ class Budgets:
         if account is None:
             account = self._accounts[kind, key] = Account(name, limit, of_agent=kind == "agent")
         return account
+
+
+class JointBudgets(Budgets):
+    """The budgets of a gateway and those of a job: a call holds its worst case in all of them, or in none."""
+
+    __slots__ = ("job", "own")
+
+    def __init__(self, own: Budgets, job: Budgets) -> None:
+        super().__init__(own.settings)
+        self.own = own
+        self.job = job
+        own.on_change = job.on_change = self.on_change
+
+    def applies_to(self, model: str) -> bool:
+        """Whether a call of `model` may fall under a budget."""
+        return self.own.applies_to(model) or self.job.applies_to(model)
+
+    def check(self, amount: float, *, model: str, agent: str | None) -> None:
+        """Raise BudgetExceededError for a call that could cost `amount` US dollars and never fits any more."""
+        self.own.check(amount, model=model, agent=agent)
+        self.job.check(amount, model=model, agent=agent)
+
+    def reserve(self, amount: float, *, model: str, agent: str | None) -> Hold | Account:
+        """Take the worst case of a call from every budget, or from none, as `Budgets.reserve` does."""
+        self.check(amount, model=model, agent=agent)
+        hold = self.own.reserve(amount, model=model, agent=agent)
+        if not isinstance(hold, Hold):
+            return hold
+        of_job = self.job.reserve(amount, model=model, agent=agent)
+        if isinstance(of_job, Hold):
+            return Hold(amount, [*hold.accounts, *of_job.accounts])
+        for account in hold.accounts:  # without a word to those who wait: nothing came back
+            account.reserved = max(0.0, account.reserved - amount)
+        return of_job
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return every budget that was touched: limit, spent, reserved and left, in US dollars."""
+        return self.own.snapshot() | self.job.snapshot()
+
+    def _of(self, model: str, agent: str | None) -> list[Account]:
+        return [*self.own._of(model, agent), *self.job._of(model, agent)]  # noqa: SLF001 - of its own kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from llm_gateway.models import LLMResponse, Receipt
 
+UNDER_BUDGETS = "raise that budget under [budgets]"
+
 
 class GatewayError(Exception):
     """Base of all errors that the gateway raises on purpose."""
@@ -126,10 +128,12 @@ class BudgetExceededError(GatewayError):
 
     kind = "budget"
 
-    def __init__(self, owner: str, *, limit: float, spent: float, left: float, cost: float) -> None:
+    def __init__(
+        self, owner: str, *, limit: float, spent: float, left: float, cost: float, remedy: str = UNDER_BUDGETS
+    ) -> None:
         super().__init__(
             f"The request may cost up to ${cost:.6f}, and of the budget of {owner}, ${limit:g}, ${left:.6f} is left; "
-            "lower max_tokens, or raise that budget under [budgets]."
+            f"lower max_tokens, or {remedy}."
         )
         self.owner = owner
         self.limit = limit

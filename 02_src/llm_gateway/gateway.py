@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from llm_gateway.batching import Lane, answers_of, lent_slot, on_behalf_of
+from llm_gateway.budgets import BatchPurse, Budgets, JointBudgets
 from llm_gateway.cache import CacheFigures, Missed, pieces_of
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
@@ -226,12 +227,19 @@ class LLMGateway:
 
         return Job(self, path, watch=self._calls, **options)
 
+    def pay_from(self, budgets: Budgets) -> None:
+        """Let every call fall under these budgets of a job too, beside those of the configuration.
+
+        To be called before anything is asked.
+        """
+        own = Budgets(self._config.budgets) if self._budgets is None else self._budgets
+        self._budgets = self._means.budgets = JointBudgets(own, budgets)
+
     def batch_line(self, model: str) -> BatchLine | None:
         """Return what a bulk job needs to send a model's requests in its provider's batches; None where it has none.
 
         It lasts until shutdown. Raises UnknownModelError, ConfigurationError, GatewayClosedError.
         """
-        from llm_gateway.budgets import BatchPurse
         from llm_gateway.clients.batches import BatchLine
 
         if self._closed:

@@ -21,6 +21,7 @@ from llm_gateway.errors import GatewayError, JobError
 from llm_gateway.jobs.address import JobAddress, is_database
 from llm_gateway.jobs.batch_book import StoredBatch
 from llm_gateway.jobs.export import all_results, export_table, write_whole
+from llm_gateway.jobs.lending import PURSE, Purse
 from llm_gateway.jobs.model_facts import MODEL
 from llm_gateway.jobs.opening import Place
 from llm_gateway.jobs.records import Ledger
@@ -99,10 +100,21 @@ def show_job(job: str, *, as_json: bool) -> None:
         rows = facts["input"]["rows"]
         told += [("began", facts["began"]), ("input", f"{facts['input']['path']}, {count(rows, 'row')}")]
         told += [(f"--{name}", _short(value)) for name, value in facts["settings"].items()]
+    if PURSE in facts:
+        told.append(("budget", budget_fact(facts[PURSE], utc_now().timestamp())))
     told += [
         ("model", f"{name.removeprefix(MODEL)}: {value}") for name, value in facts.items() if name.startswith(MODEL)
     ]
     print_facts(console, [*told, *ledger_facts(ledger), *(("batch", _of_batch(each)) for each in batches)])
+
+
+def budget_fact(purse: Any, now: float) -> str:
+    """Say how the budget of a shared job stands."""
+    held = Purse.read(purse)
+    sure = held.spent(now) - held.in_doubt(now)
+    told = f"{dollars(sure)} of {dollars(held.limit)} spent by all processes"
+    doubt = held.in_doubt(now)
+    return f"{told}, and up to {dollars(doubt)} by some that were killed" if doubt else told
 
 
 def _of_batch(batch: StoredBatch) -> str:

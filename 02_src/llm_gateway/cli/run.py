@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_gateway.answers import AnswerSchema
-from llm_gateway.cli.console import count, dollars, stderr
+from llm_gateway.cli.console import count, stderr
+from llm_gateway.cli.job_budget import within_budget
 from llm_gateway.cli.job_state import OUTPUT, START, begin, output_fact, place_in_output, state_of, take_back
 from llm_gateway.cli.lines import Survey
-from llm_gateway.cli.output import STANDARD_OUTPUT, KeptOutput, Output, check_output, size_of
+from llm_gateway.cli.output import STANDARD_OUTPUT, KeptOutput, Output, check_output
 from llm_gateway.cli.rows import RowReader
 from llm_gateway.cli.running import Loading, Run
 from llm_gateway.cli.settings import Loaded, load
@@ -27,7 +28,6 @@ from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.job import POLL, Job
 from llm_gateway.jobs.opening import Place, shown_place
 from llm_gateway.jobs.tables import is_table
-from llm_gateway.jobs.views import viewing
 from llm_gateway.models import RequestPriority
 from llm_gateway.price_lanes import LaneChoice
 
@@ -141,7 +141,7 @@ class Command:
         self._check()
         console = stderr()
         voice = Voice(console)
-        gateway = LLMGateway(self._within_budget(config))
+        gateway = LLMGateway(config)
         job = gateway.job(
             self._state,
             schema=self._schema,
@@ -157,22 +157,36 @@ class Command:
             survey = await asyncio.to_thread(self._rows.survey)
             if survey is not None and self._state is not None:
                 await self._begin(job, survey)
-            if self._options.retry_failed is not None:
-                number = await take_back(job, self._options.retry_failed)
-                console.print(f"{count(number, 'failed row')} will be asked again.")
-            ledger = await job.ledger()
-            tally = Tally.of(ledger)
-            tally.total = survey.rows if survey else None
-            writer, after = await self._writer(job, ledger.last_result, voice)
-            try:
-                kind = Loading if self._options.load_only else Run
-                run = kind(
-                    gateway, job, rows=self._rows, reader=self._reader, writer=writer, tally=tally, console=console
-                )
-                state = shown_place(self._state) if self._state is not None else None
-                return await run.to_the_end(ledger, after=after, state=state)
-            finally:
-                writer.close()
+            async with within_budget(gateway, job, self._state, self._options.budget) as has_budget:
+                if self._options.retry_failed is not None:
+                    number = await take_back(job, self._options.retry_failed)
+                    console.print(f"{count(number, 'failed row')} will be asked again.")
+                return await self._answered(gateway, job, survey, voice, has_budget=has_budget)
+
+    async def _answered(
+        self, gateway: LLMGateway, job: Job, survey: Survey | None, voice: Voice, *, has_budget: bool
+    ) -> int:
+        """Have the rows answered, or only taken in, and return the exit code."""
+        ledger = await job.ledger()
+        tally = Tally.of(ledger)
+        tally.total = survey.rows if survey else None
+        writer, after = await self._writer(job, ledger.last_result, voice)
+        try:
+            kind = Loading if self._options.load_only else Run
+            run = kind(
+                gateway,
+                job,
+                rows=self._rows,
+                reader=self._reader,
+                writer=writer,
+                tally=tally,
+                console=stderr(),
+                has_budget=has_budget,
+            )
+            state = shown_place(self._state) if self._state is not None else None
+            return await run.to_the_end(ledger, after=after, state=state)
+        finally:
+            writer.close()
 
     async def _begin(self, job: Job, survey: Survey) -> None:
         """Note what the job is about, or check that it is about the same. Raises JobError."""
@@ -194,11 +208,6 @@ class Command:
             return
         if not self._rows.is_kept:
             raise ConfigurationError("--job needs an INPUT that is a file: a pipe cannot be read again to go on.")
-        if self._options.budget is not None:
-            raise ConfigurationError(
-                "--budget counts this process alone, and a job in a database has many; set [budgets] and "
-                "limits.redis_url in the configuration, and all of them share one."
-            )
         if self._options.load_only and not self._stays:
             raise ConfigurationError("--load-only leaves the results in the database; run without --output.")
         if self._options.load_only and self._options.lane is not None:
@@ -217,22 +226,6 @@ class Command:
         if self._output != STANDARD_OUTPUT:
             known = self._state is not None and self._state.exists()
             check_output(self._path, force=self._options.force or known, source=self._rows.status)
-
-    def _within_budget(self, config: GatewayConfig) -> GatewayConfig:
-        """Return a configuration whose budget is what the job may still spend. Raises ConfigurationError."""
-        if self._options.budget is None:
-            return config
-        spent = 0.0
-        if isinstance(self._state, Path) and size_of(self._state) and not self._options.force:
-            with viewing(self._state) as view:
-                spent = view.ledger().cost_usd
-        left = self._options.budget - spent
-        if left <= 0:
-            raise ConfigurationError(
-                f"--budget: the job has spent {dollars(spent)} of {dollars(self._options.budget)}; raise it to go on."
-            )
-        total = left if config.budgets.total is None else min(left, config.budgets.total)
-        return config.model_copy(update={"budgets": config.budgets.model_copy(update={"total": total})})
 
     async def _writer(self, job: Job, last_result: int, voice: Voice) -> tuple[Writer, int]:
         """Return what writes the output, and the id of the last result that it has."""

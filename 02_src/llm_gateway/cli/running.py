@@ -20,6 +20,7 @@ from llm_gateway.cli.writing import Writer
 from llm_gateway.errors import BudgetExceededError, ConfigurationError, JobStoreBusyError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.job import Job
+from llm_gateway.jobs.lending import PURSE
 from llm_gateway.jobs.records import Ledger, NewRow, StoredResult
 
 LOOK_PERIOD = 1.0  # seconds between two looks whether the job was cancelled from elsewhere
@@ -52,7 +53,9 @@ class Run:
         writer: Writer,
         tally: Tally,
         console: Console,
+        has_budget: bool = False,
     ) -> None:
+        """Take what works together; `has_budget`: what the job may cost is counted."""
         self._gateway = gateway
         self._job = job
         self._rows = rows
@@ -60,6 +63,7 @@ class Run:
         self._writer = writer
         self._tally = tally
         self._console = console
+        self._has_budget = has_budget
         self._counted = 0  # id of the last result that is in the tally
         self._unwritten = 0  # results that nobody could be given
         self._stop: Stop | None = None
@@ -179,11 +183,13 @@ class Run:
         while self._stop is None:
             await asyncio.sleep(LOOK_PERIOD)
             try:
-                cancelled = (await self._job.store.facts()).get("cancelled")
+                facts = await self._job.store.facts()
             except JobStoreBusyError:
                 continue
-            if cancelled:
+            if facts.get("cancelled"):
                 self._halt(Stop("The job was cancelled.", FAILED, None))
+            elif PURSE in facts and not self._has_budget:
+                self._halt(Stop("The job was given a budget meanwhile; start this again to keep it.", FAILED, None))
 
     # --- the end ----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llm_gateway.answers import AnswerSchema
 from llm_gateway.cli.console import stderr
+from llm_gateway.cli.job_budget import within_budget
 from llm_gateway.cli.rows import RowReader
 from llm_gateway.cli.running import Helping
 from llm_gateway.cli.settings import Loaded, load
@@ -42,7 +43,7 @@ async def _work(loaded: Loaded, address: JobAddress, lease_seconds: float | None
         hooks=Hooks(paused=voice.paused, resumed=voice.resumed, ended=tally.add),
         on_bug=voice.bug,
     )
-    async with job:
+    async with job, within_budget(gateway, job, address, None) as has_budget:
         run = Helping(
             gateway,
             job,
@@ -51,6 +52,7 @@ async def _work(loaded: Loaded, address: JobAddress, lease_seconds: float | None
             writer=NoWriter(),
             tally=tally,
             console=stderr(),
+            has_budget=has_budget,
         )
         return await run.to_the_end(await job.ledger(), after=0, state=address.shown)
 

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from llm_gateway.budgets import Budgets
+from llm_gateway.budgets import Budgets, JointBudgets
 from llm_gateway.clients.base import Deployment
 from llm_gateway.clock import Clock
 from llm_gateway.config import Endpoint, GatewayConfig, LimitSettings
@@ -78,6 +78,8 @@ class Paces:
 
     def share(self, budgets: Budgets) -> None:
         """Let budgets borrow from the ledger in the store, if they are `SharedBudgets`."""
+        if isinstance(budgets, JointBudgets):
+            budgets = budgets.own  # who brought the job's sees to them
         if self._store is None or not isinstance(budgets, SharedBudgets):
             return
         self._ledger = Ledger(budgets, self._store, key=f"{self._config.limits.prefix}:budgets", clock=self._clock)

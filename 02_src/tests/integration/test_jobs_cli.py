@@ -222,7 +222,8 @@ def test_a_job_that_somebody_works_on_is_not_touched() -> None:
 def test_a_budget_stops_a_run_and_a_larger_one_goes_on(provider: Emulator) -> None:
     write_rows(30)
     stopped = run("--budget", "0.00006", code=1)
-    assert "and of the budget of the gateway, " in stopped.stderr
+    assert "and of the budget of the job, " in stopped.stderr
+    assert "or raise it with --budget." in stopped.stderr
     assert "rows of the input were not sent" in stopped.stderr
     known = len(results())
     assert 0 < known < 30

@@ -136,7 +136,6 @@ def test_a_table_whose_source_is_on_another_host_is_exported_without_its_columns
     ("arguments", "sentence"),
     [
         (("run", "in.jsonl", "--load-only"), "--load-only goes with --job"),
-        (("run", "in.jsonl", "--job", "URL", "--budget", "1"), "--budget counts this process alone"),
         (("run", "in.jsonl", "--job", "URL", "-o", "x", "--load-only"), "run without --output"),
         (("run", "in.jsonl", "--job", "URL", "--lane", "flex", "--load-only"), "set the lane of the model where the"),
         (("run", "in.jsonl", "--job", "URL", "--lane", "batch"), "without a path and in PostgreSQL use the lane"),
@@ -149,7 +148,7 @@ def test_a_table_whose_source_is_on_another_host_is_exported_without_its_columns
             "postgresql://u@127.0.0.1:1/d?job=a cannot",
         ),
     ],
-    ids=["load", "budget", "output", "lane", "batch", "pipe", "file", "worker", "show", "refused"],
+    ids=["load", "output", "lane", "batch", "pipe", "file", "worker", "show", "refused"],
 )
 def test_what_a_shared_job_cannot_do_is_one_sentence(url: str, arguments: tuple[str, ...], sentence: str) -> None:
     told = command(*(url if each == "URL" else each for each in arguments), code=2).stderr.splitlines()

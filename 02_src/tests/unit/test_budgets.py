@@ -19,7 +19,7 @@ from llm_gateway import (
     ProviderTimeoutError,
     RequestPriority,
 )
-from llm_gateway.budgets import Account, Budgets, Hold
+from llm_gateway.budgets import Account, Budgets, Hold, JointBudgets
 from llm_gateway.config import BudgetSettings
 from llm_gateway.models import TokenUsage
 
@@ -111,6 +111,32 @@ def test_a_gateway_with_budgets_of_agents_alone_leaves_the_nameless_in_peace() -
 def test_a_model_without_a_budget_is_not_counted_where_only_models_have_one() -> None:
     budgets = Budgets(BudgetSettings(models={"m": 1}))
     assert (budgets.applies_to("m"), budgets.applies_to("other")) == (True, False)
+
+
+def test_a_call_of_a_job_takes_its_worst_case_from_the_jobs_budget_and_the_gateways_or_from_neither() -> None:
+    own = Budgets(BudgetSettings(total=10, each_agent=4))
+    of_job = Budgets(BudgetSettings(total=6), owner="the job", remedy="raise it")
+    both = JointBudgets(own, of_job)
+    heard: list[None] = []
+    both.on_change.append(lambda: heard.append(None))
+    first = both.reserve(4, model="m", agent="a")
+    assert isinstance(first, Hold)
+    blocked = [both.reserve(3, model="m", agent=agent) for agent in ("a", "b")]
+    assert [each.name for each in blocked if isinstance(each, Account)] == ["agent 'a'", "the job"]
+    assert not heard
+    assert {name: figures["reserved"] for name, figures in both.snapshot().items() if figures["reserved"]} == {
+        "the gateway": 4,
+        "agent 'a'": 4,
+        "the job": 4,
+    }
+    both.settle(first, 1)
+    both.settle(both.take(3, model="m", agent=None), 3)
+    assert len(heard) == 2
+    assert (both.snapshot()["the job"]["spent"], both.snapshot()["the gateway"]["spent"]) == (4, 4)
+    with pytest.raises(BudgetExceededError, match=r"of the budget of the job, \$6, .* lower max_tokens, or raise it\."):
+        both.reserve(3, model="m", agent="b")
+    assert both.applies_to("m")
+    assert not JointBudgets(Budgets(BudgetSettings()), Budgets(BudgetSettings())).applies_to("m")
 
 
 # --- in the gateway ---------------------------------------------------------------------------------------------------

@@ -96,7 +96,8 @@ Budget = Annotated[
         "--budget",
         min=0,
         metavar="USD",
-        help="Stop before the whole job could cost more than that; a later run with more goes on.",
+        help="Stop before the whole job, with all its workers, could cost more than that; a later run with more "
+        "goes on.",
         show_default=False,
     ),
 ]

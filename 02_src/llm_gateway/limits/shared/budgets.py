@@ -14,7 +14,7 @@ from typing import Any
 from llm_gateway.budgets import ROUNDING, Account, Budgets, Hold
 from llm_gateway.clock import Clock
 from llm_gateway.errors import BudgetExceededError
-from llm_gateway.limits.shared.protocol import Lending, Loan, Part, Store, StoreError
+from llm_gateway.limits.shared.protocol import Lender, Lending, Loan, Part, StoreError
 
 log = logging.getLogger("llm_gateway")
 
@@ -71,6 +71,7 @@ class SharedAccount(Account):
         self.spent_by_all = float(loan["spent"])
         self.lent_to_all = float(loan["lent"])
         self.wanted = loan["wanted"]
+        self.limit = loan.get("limit", self.limit)
 
 
 @dataclass(slots=True)
@@ -93,7 +94,9 @@ class SharedBudgets(Budgets):
             spent = account.spent_anywhere
             if spent + amount > account.limit * (1.0 + ROUNDING):
                 left = max(0.0, account.limit - max(spent, account.lent_to_all))
-                raise BudgetExceededError(account.name, limit=account.limit, spent=spent, left=left, cost=amount)
+                raise BudgetExceededError(
+                    account.name, limit=account.limit, spent=spent, left=left, cost=amount, remedy=self.remedy
+                )
 
     def reserve(self, amount: float, *, model: str, agent: str | None) -> Hold | Account:
         """Take the worst case of a call from every budget, or from none; return the widest that lacks a loan.
@@ -158,7 +161,11 @@ class SharedBudgets(Budgets):
 class Ledger:
     """The talk of one process's budgets with the store, one word at a time. `run` ends when it is cancelled."""
 
-    def __init__(self, budgets: SharedBudgets, store: Store, *, key: str, clock: Clock) -> None:
+    def __init__(
+        self, budgets: SharedBudgets, store: Lender, *, key: str, clock: Clock, patience: float = PATIENCE
+    ) -> None:
+        """Take what talks, and to whom; `patience` is for an answer, in seconds."""
+        self._patience = patience
         self._budgets = budgets
         self._store = store
         self._key = key
@@ -182,7 +189,7 @@ class Ledger:
     async def say_bye(self) -> None:
         """Give back what is not used, if the store can be reached."""
         with suppress(StoreError, TimeoutError):
-            async with self._clock.timeout(PATIENCE):
+            async with self._clock.timeout(self._patience):
                 await self._store.lend(self._key, {**self._lending(), "bye": True})
 
     def _lending(self) -> Lending:
@@ -194,7 +201,7 @@ class Ledger:
         if not said["parts"]:
             return True
         try:
-            async with self._clock.timeout(PATIENCE):
+            async with self._clock.timeout(self._patience):
                 answer = await self._store.lend(self._key, said)
         except (StoreError, TimeoutError):
             if not self._silent:

@@ -134,6 +134,7 @@ class Loan(TypedDict):
     lent: str
     spent: str
     wanted: bool
+    limit: NotRequired[float]  # where the ledger keeps the budget itself
 
 
 class Lent(TypedDict):
@@ -147,14 +148,18 @@ class StoreError(Exception):
     """The store gave no answer; whether it heard is not known."""
 
 
-class Store(Protocol):
+class Lender(Protocol):
+    """Where the ledger of shared budgets is."""
+
+    async def lend(self, key: str, said: Lending, /) -> Lent:
+        """Lend money of the budgets that are asked for, as far as it is there. Raises StoreError."""
+
+
+class Store(Lender, Protocol):
     """Where the shared state is."""
 
     async def decide(self, key: str, said: Said, /) -> Reply:
         """Take one decision atomically. Raises StoreError."""
-
-    async def lend(self, key: str, said: Lending, /) -> Lent:
-        """Lend money of the budgets that are asked for, as far as it is there. Raises StoreError."""
 
     async def aclose(self) -> None:
         """Close the connections. Safe to call twice."""
