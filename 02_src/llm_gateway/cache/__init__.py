@@ -4,8 +4,21 @@ It stands before queue, limits and budgets. Where its store cannot be used, ever
 """
 
 from llm_gateway.cache.answers import Answers, CacheFigures
-from llm_gateway.cache.caching import Caching, Missed, pieces_of
+from llm_gateway.cache.caching import Caching, Missed, fits, identity, key_of, pieces_of, qualifies
 from llm_gateway.cache.opening import store_of
 from llm_gateway.cache.store import AnswerStore, CacheStoreError
 
-__all__ = ["AnswerStore", "Answers", "CacheFigures", "CacheStoreError", "Caching", "Missed", "pieces_of", "store_of"]
+__all__ = [
+    "AnswerStore",
+    "Answers",
+    "CacheFigures",
+    "CacheStoreError",
+    "Caching",
+    "Missed",
+    "fits",
+    "identity",
+    "key_of",
+    "pieces_of",
+    "qualifies",
+    "store_of",
+]

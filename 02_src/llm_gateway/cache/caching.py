@@ -78,21 +78,12 @@ class Caching:
 
     def key(self, request: LLMRequest, lane: Lane) -> bytes | None:
         """Return what is the same for identical requests; None for one whose answer is not kept."""
-        if request.cache is None:
-            if request.temperature > 0 and not self._settings.any_temperature:
-                return None
-            if not self._is_kept(lane.model):
-                return None
-        elif not request.cache:
+        if not qualifies(request, self._settings, self._is_kept, lane.model):
             return None
         lane.door.came()  # to hash it and to look for it takes a while, too
         if lane.model not in self._identities:
             self._identities[lane.model] = identity([upstream.deployment for upstream in lane.upstreams])
-        served, asked = self._identities[lane.model], fingerprint(request)
-        if served is None or asked is None:
-            return None
-        agent = inherited(request).agent if self._settings.each_agent else None
-        return hashlib.sha256(canonical([FORMAT, self._settings.tenant, agent, served, asked]).encode()).digest()
+        return key_of(request, self._settings, self._identities[lane.model])
 
     # --- asking -----------------------------------------------------------------------------------------------
 
@@ -157,17 +148,12 @@ class Caching:
             self._answers.keep(key, kept)
 
     async def _find(self, key: bytes, request: LLMRequest, lane: Lane, since: float) -> LLMResponse | None:
-        """Return the answer that is kept under `key`, if it fits the request's format.
-
-        A class may ask for more than its schema says, so that what was kept for another one need not do.
-        """
+        """Return the answer that is kept under `key`, if it fits the request's format."""
         kept = await self._answers.find(key)
         if kept is None:
             return None
-        if request.response_format is None:
-            return self._hit(request, lane, kept, since)
-        reading = form_of(request.response_format).read(kept.content)
-        return self._hit(request, lane, kept, since, parsed=reading.value) if reading.problem is None else None
+        does, parsed = fits(kept, request)
+        return self._hit(request, lane, kept, since, parsed=parsed) if does else None
 
     def _hit(
         self, request: LLMRequest, lane: Lane, kept: KeptAnswer, since: float, *, parsed: Any = None
@@ -197,6 +183,33 @@ class Caching:
             )
         )
         return _response(request, lane.model, kept, waited, parsed)
+
+
+def qualifies(request: LLMRequest, settings: CacheSettings, is_kept: Callable[[str], bool], model: str) -> bool:
+    """Whether the answer of a request is kept, where `is_kept` says of its model that answers are."""
+    if request.cache is None:
+        return (request.temperature <= 0 or settings.any_temperature) and is_kept(model)
+    return request.cache
+
+
+def key_of(request: LLMRequest, settings: CacheSettings, served: str | None) -> bytes | None:
+    """Return what is the same for identical requests to what is `served`; None where nobody can tell."""
+    asked = None if served is None else fingerprint(request)
+    if asked is None:
+        return None
+    agent = inherited(request).agent if settings.each_agent else None
+    return hashlib.sha256(canonical([FORMAT, settings.tenant, agent, served, asked]).encode()).digest()
+
+
+def fits(kept: KeptAnswer, request: LLMRequest) -> tuple[bool, Any]:
+    """Whether a kept answer has the format that a request asks for, and what it then says.
+
+    A class may ask for more than its schema says, so that what was kept for another one need not do.
+    """
+    if request.response_format is None:
+        return True, None
+    reading = form_of(request.response_format).read(kept.content)
+    return reading.problem is None, reading.value
 
 
 def _response(request: LLMRequest, model: str, kept: KeptAnswer, waited: float, parsed: Any) -> LLMResponse:

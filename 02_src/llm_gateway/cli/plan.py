@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -25,9 +25,13 @@ from llm_gateway.errors import ConfigurationError, UnknownModelError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.export import all_results
 from llm_gateway.jobs.hooks import Hooks
+from llm_gateway.jobs.records import NewRow
 from llm_gateway.jobs.views import viewing
+from llm_gateway.models import LLMRequest
+from llm_gateway.planning.cached import TOGETHER, CachedRows
 from llm_gateway.planning.census import Census, Past
 from llm_gateway.planning.estimate import estimate
+from llm_gateway.planning.machine import row_cpu
 from llm_gateway.planning.plan import Basis, Plan
 from llm_gateway.planning.sampling import Sampled, answer_of, ask_sample
 
@@ -38,6 +42,7 @@ class Before:
 
     pending: int = 0  # rows that a run has taken in and not answered
     spent: float = 0.0
+    problem: str | None = None  # why the answer cache was not looked at
 
 
 def plan_file(source: str, output: str, options: Options, *, sample: int, as_json: bool) -> int:
@@ -73,6 +78,16 @@ def _check_model(loaded: Loaded, model: str, *, asked: bool) -> None:
         raise ConfigurationError(f"--model: {error.reason}") from None
 
 
+async def _add_looked_up(
+    census: Census, cache: CachedRows, waiting: list[tuple[bytes | None, LLMRequest, NewRow]]
+) -> None:
+    """Count the rows that wait, and empty the list."""
+    found = await cache.found([(key, request) for key, request, _ in waiting])
+    for (key, request, row), is_cached in zip(waiting, found, strict=True):
+        census.add(request, row, key=key, is_cached=is_cached)
+    waiting.clear()
+
+
 class Planning:
     """One call of `llm-gateway plan`."""
 
@@ -97,7 +112,7 @@ class Planning:
             before = await self._count(census, survey)
             had = census.learned.count
             sampled = await self._ask(census, survey, before) if self._sample > had else None
-            notes = []
+            notes = [] if before.problem is None else [before.problem]
             if self._sample > had and sampled is None and before.pending:
                 notes.append(
                     "No sample was asked: the job has begun; its answers so far are used. `run` goes on with it."
@@ -109,6 +124,7 @@ class Planning:
             return await asyncio.to_thread(
                 estimate,
                 census,
+                row_cpu=await asyncio.to_thread(row_cpu, census),
                 told=sampled.told if sampled else None,
                 basis=basis,
                 sample=sampled.figures if sampled else None,
@@ -135,11 +151,19 @@ class Planning:
                 ledger = view.ledger()
                 before = Before(ledger.pending + ledger.leased, ledger.cost_usd)
                 past = ((each.number, Past(answer_of(each))) for each in all_results(view, by_number=True))
-            await self._read(census, past)
-        return before
+            cache = CachedRows.of(census.config)
+            if cache is None:
+                await self._read(census, past, None)
+                return before
+            try:
+                await self._read(census, past, cache)
+            finally:
+                await cache.aclose()
+            return replace(before, problem=cache.problem)
 
-    async def _read(self, census: Census, past: Iterator[tuple[int, Past]]) -> None:
+    async def _read(self, census: Census, past: Iterator[tuple[int, Past]], cache: CachedRows | None) -> None:
         number, ended = next(past, (0, None))
+        waiting: list[tuple[bytes | None, LLMRequest, NewRow]] = []  # until they are looked up in the cache
         async for line, text in self._opened.rows.rows():
             found = self._opened.reader.read(line, text)
             if found is None:
@@ -152,8 +176,14 @@ class Planning:
                 self._refuse(census, line, str(found.error))
             elif not is_new:
                 self._refuse(census, line, f"the id '{row.key}' stands on an earlier line too; give each line its own.")
+            elif cache is None or (ended is not None and number == line):
+                census.add(found.request, row, ended if number == line else None)
             else:
-                census.add(found.request, row, ended if ended is not None and number == line else None)
+                waiting.append((cache.key(found.request), found.request, row))
+                if len(waiting) >= TOGETHER:
+                    await _add_looked_up(census, cache, waiting)
+        if cache is not None:
+            await _add_looked_up(census, cache, waiting)
 
     def _refuse(self, census: Census, line: int, reason: str) -> None:
         census.refuse()

@@ -23,6 +23,7 @@ def render_plan(plan: Plan) -> RenderableType:
     facts = [
         ("Rows", _rows(plan)),
         ("Repeated", _repeated(plan)),
+        *((("Cache", _cached(plan)),) if plan.cached or plan.cached_repeats else ()),
         ("Answers", _basis(plan)),
         ("Cost", _range(standard.cost_usd, dollars)),
         ("Time", _range(standard.seconds, duration)),
@@ -47,6 +48,8 @@ def _rows(plan: Plan) -> str:
     parts = [f"{plan.to_ask:,} to ask"]
     if plan.ended:
         parts.append(f"{plan.ended:,} of the job have a result already")
+    if free := plan.cached + plan.cached_repeats:
+        parts.append(f"{free:,} answered by the cache")
     if plan.malformed:
         parts.append(f"{plan.malformed:,} malformed")
     return f"{plan.rows:,}: {', '.join(parts)}"
@@ -56,6 +59,13 @@ def _repeated(plan: Plan) -> str:
     if not plan.repeated:
         return "none asks what an earlier row asks"
     return f"{plan.repeated:,} ask what an earlier row asks, for {dollars(plan.repeated_usd)} of the cost"
+
+
+def _cached(plan: Plan) -> str:
+    parts = [f"{plan.cached:,} are there"] if plan.cached else []
+    if plan.cached_repeats:
+        parts.append(f"{plan.cached_repeats:,} will be, once an earlier row is answered")
+    return f"{', '.join(parts)}; none is paid"
 
 
 def _basis(plan: Plan) -> str:

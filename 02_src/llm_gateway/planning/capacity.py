@@ -23,7 +23,7 @@ TOLD = {"rpm": "requests", "tpm": "tokens", "itpm": "input_tokens", "otpm": "out
 LEFT_BY_LOW = 0.4  # of a bucket that holds more than ten seconds' worth
 DOUBLING = 10.0  # seconds in which a rate that is being learned doubles
 SLOT_KEPT = 10  # of so many slots one stays free for HIGH
-ROW_CPU = 0.002  # seconds of one core for a row: read, recorded, asked, recorded, written
+ROW_CPU = 0.002  # seconds of one core for a row where nobody measured it: read, recorded, asked, recorded, written
 
 Told = Mapping[str, Mapping[str, float]]
 """What the sample's answers told of limits: by deployment, and by the name of what is limited."""
@@ -89,9 +89,17 @@ class Constraint:
 
 
 def constraints(
-    config: GatewayConfig, deployments: Mapping[str, list[Deployment]], told: Told, *, urgent: set[str]
+    config: GatewayConfig,
+    deployments: Mapping[str, list[Deployment]],
+    told: Told,
+    *,
+    urgent: set[str],
+    row_cpu: float | None = None,
 ) -> list[Constraint]:
-    """Return everything that may bind the calls of some models; `urgent` are those with rows that are not LOW."""
+    """Return everything that may bind the calls of some models; `urgent` are those with rows that are not LOW.
+
+    `row_cpu` is what a row costs of one core of this machine, in seconds; None: nobody knows.
+    """
     found: list[Constraint] = []
     for model, mine in deployments.items():
         weights = sum(each.settings.weight for each in mine)
@@ -115,9 +123,9 @@ def constraints(
             owner="this machine",
             key="cpu",
             limit=None,
-            source="assumed",
+            source="assumed" if row_cpu is None else "measured",
             parts=everything,
-            per_second=1.0 / ROW_CPU,
+            per_second=1.0 / (row_cpu or ROW_CPU),
             own=True,
         )
     )

@@ -90,6 +90,8 @@ class Census:
     rows: int = 0
     malformed: int = 0
     ended: int = 0  # by earlier runs of the job
+    cached: int = 0  # rows that have their answer in the cache
+    cached_repeats: int = 0  # rows that will have it there once an earlier one is answered
     without_limit: int = 0  # rows to ask whose longest answer nobody states
     urgent: set[str] = field(default_factory=set)  # models with rows that are not LOW
     learned: Learned = field(init=False)
@@ -123,13 +125,29 @@ class Census:
             return True
         return self._seen.add_id(row.key)
 
-    def add(self, request: LLMRequest, row: NewRow, past: Past | None = None) -> None:
-        """Count a row; `past` says that it has ended in an earlier run, and how."""
+    def add(
+        self,
+        request: LLMRequest,
+        row: NewRow,
+        past: Past | None = None,
+        *,
+        key: bytes | None = None,
+        is_cached: bool = False,
+    ) -> None:
+        """Count a row; `past` says that it has ended in an earlier run, and how.
+
+        `key` is that of its answer in the cache, if that is to be kept, and `is_cached` says that it is there.
+        """
         self.rows += 1
-        entry = self._entry(request, is_new=self._seen.add_request(row.fingerprint))
         if past is not None:
-            self._add_past(entry, past.answer)
+            self._add_past(self._entry(request, is_new=self._seen.add_request(row.fingerprint)), past.answer)
             return
+        is_new = self._seen.add_request(row.fingerprint if key is None else key)
+        if is_cached or (key is not None and not is_new):
+            self.cached += is_cached
+            self.cached_repeats += not is_cached
+            return
+        entry = self._entry(request, is_new=is_new)
         self.kinds.setdefault(entry.kind, Sums()).add(entry.sums)
         self.without_limit += not (request.max_tokens or self._made[row.model][0].settings.max_tokens)
         if request.priority is not RequestPriority.LOW:

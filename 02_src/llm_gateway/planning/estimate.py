@@ -40,17 +40,21 @@ def estimate(
     budget: float | None = None,
     spent: float = 0.0,
     notes: Sequence[str] = (),
+    row_cpu: float | None = None,
 ) -> Plan:
     """Return the plan for what is to be asked. The same census and seed give the same plan.
 
     It may run an event loop of its own, so call it outside of one, in a coroutine by `asyncio.to_thread`.
 
-    `told` are limits that answers told, `budget` US dollars for the whole job, of which `spent` are gone.
+    `told` are limits that answers told, `budget` US dollars for the whole job, of which `spent` are gone. `row_cpu` is
+    what a row costs of one core of this machine, in seconds, if that was measured.
     """
     rows = _rows_by_model(census.kinds)
     draws = _draws(census)
     deployments = {model: census.deployments[model] for model in rows}
-    limits: Sequence[Constraint] = constraints(census.config, deployments, told or {}, urgent=census.urgent)
+    limits: Sequence[Constraint] = constraints(
+        census.config, deployments, told or {}, urgent=census.urgent, row_cpu=row_cpu
+    )
     priced = all(census.prices[model].rates() is not None for model in rows)
     limits = _rehearsed(census, limits, draws, told or {})
     figures, binding, seconds = _times(limits, draws)
@@ -60,6 +64,8 @@ def estimate(
         rows=census.rows,
         malformed=census.malformed,
         ended=census.ended,
+        cached=census.cached,
+        cached_repeats=census.cached_repeats,
         to_ask=to_ask,
         repeated=sum(each.rows for each in census.repeated.values()),
         repeated_usd=median(each.repeated for each in draws) if priced else None,
@@ -275,6 +281,11 @@ def _notes(census: Census, rows: Mapping[str, int], limits: Sequence[Constraint]
         for each in limits
         if each.used < 1.0
     ]
+    free = census.cached + census.cached_repeats
+    if free and any("batch" in _lanes_of(census.deployments[model]) for model in rows):
+        notes.append(
+            f"A job does not look into the cache in the lane batch: {free:,} rows more are asked and paid there."
+        )
     if budget is not None and census.without_limit:
         notes.append(
             f"{census.without_limit:,} rows have no max_tokens, and `run --budget` refuses such rows; set it on them "

@@ -55,7 +55,7 @@ class LimitPlan:
     owner: str  # "model 'x'", "provider 'y'", "this machine"
     key: str  # rpm, tpm, itpm, otpm, rpd, concurrency, learning, cpu
     limit: float | None
-    source: str  # "configured", "told" by the provider, "assumed"
+    source: str  # "configured", "told" by the provider, "measured" on this machine, "assumed"
     seconds: float  # in the median
     binds: float  # share of the draws in which it took longest
 
@@ -77,6 +77,8 @@ class Plan:
     rows: int
     malformed: int  # cannot be asked
     ended: int  # have a result in the job's state already
+    cached: int  # have their answer in the cache; they cost nothing
+    cached_repeats: int  # will have it there once an earlier row that asks the same is answered
     to_ask: int
     repeated: int  # of those
     repeated_usd: float | None  # what they cost, in the median
@@ -106,11 +108,8 @@ class Plan:
     @property
     def adds_up(self) -> bool:
         """Whether each row is counted once."""
-        return (
-            self.rows
-            == self.malformed + self.ended + self.to_ask
-            == self.malformed + self.ended + sum(each.rows for each in self.models)
-        )
+        free = self.malformed + self.ended + self.cached + self.cached_repeats
+        return self.rows == free + self.to_ask == free + sum(each.rows for each in self.models)
 
 
 def _plain(value: Any) -> Any:

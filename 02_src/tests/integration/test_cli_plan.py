@@ -172,3 +172,52 @@ def test_what_is_at_fault_is_one_sentence_before_anything_is_sent(arguments: lis
 def test_an_empty_input_has_an_empty_plan() -> None:
     Path("in.jsonl").write_text("\n\n")
     assert "nothing: there is nothing to ask" in command("plan", "in.jsonl").stdout
+
+
+# --- the answer cache -------------------------------------------------------------------------------------------------
+
+
+def with_cache(**settings: Any) -> None:
+    file = Path("llm-gateway.toml")
+    lines = [f"{name} = {json.dumps(value)}" for name, value in {"path": "kept.sqlite", **settings}.items()]
+    file.write_text("\n".join([file.read_text(), "[cache]", *lines]))
+
+
+def test_rows_that_the_cache_answers_are_counted_and_cost_nothing(provider: Emulator) -> None:
+    with_cache()
+    write_rows(3)
+    told = planned("in.jsonl")
+    assert (told["to_ask"], told["cached"], told["cached_repeats"]) == (3, 0, 0)
+    assert not Path("kept.sqlite").exists()
+    command("run", "in.jsonl", "-o", "before.jsonl")
+    rows: list[dict[str, Any]] = [{"prompt": f"row {number}"} for number in (1, 2, 3, 4, 4, 5)]
+    rows += [{"prompt": "row 1", "temperature": 1}] * 2 + [{"prompt": "row 1", "cache": False}]
+    Path("more.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    told = planned("more.jsonl", "-o", "out.jsonl")
+    assert told["adds_up"]
+    assert (told["rows"], told["to_ask"], told["cached"], told["cached_repeats"]) == (9, 5, 3, 1)
+    assert told["models"][0]["rows"] == 5
+    table = command("plan", "more.jsonl", "-o", "out.jsonl").stdout
+    assert "Rows      9: 5 to ask, 4 answered by the cache" in table
+    assert "Cache     3 are there, 1 will be, once an earlier row is answered; none is paid" in table
+    assert len(provider.ledger) == 3
+    command("run", "more.jsonl", "-o", "out.jsonl")
+    assert len(provider.ledger) == 3 + 5
+
+
+def test_an_answer_that_is_too_old_or_has_another_form_is_asked_for_again(provider: Emulator) -> None:
+    with_cache(ttl=1e-6)
+    write_rows(2)
+    command("run", "in.jsonl", "-o", "before.jsonl")
+    assert planned("in.jsonl")["cached"] == 0
+    assert len(provider.ledger) == 2
+
+
+def test_a_cache_that_cannot_be_read_is_told_and_the_plan_goes_on_without_it(provider: Emulator) -> None:
+    with_cache()
+    Path("kept.sqlite").write_bytes(b"no database at all" * 100)
+    write_rows(2)
+    told = planned("in.jsonl")
+    assert (told["to_ask"], told["cached"]) == (2, 0)
+    assert any(note.startswith("The cache kept.sqlite cannot be read: file is not") for note in told["notes"])
+    assert not provider.ledger

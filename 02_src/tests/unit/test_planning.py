@@ -12,11 +12,12 @@ from llm_gateway.cli.rows import Malformed, RowReader, stored
 from llm_gateway.cli.settings import Loaded
 from llm_gateway.config import load_config
 from llm_gateway.limits.learning import CAUTIOUS
-from llm_gateway.planning import Census, Plan, Span, estimate
+from llm_gateway.planning import Census, Plan, Span, estimate, machine
 from llm_gateway.planning.answers import Answer, Stratum, stratum_of
 from llm_gateway.planning.capacity import DOUBLING, ROW_CPU
 from llm_gateway.planning.census import Past, shares
 from llm_gateway.planning.estimate import span
+from llm_gateway.planning.machine import row_cpu
 
 PROMPT = "a"
 PRICE = {"input": 1.0, "output": 2.0}
@@ -156,6 +157,31 @@ def test_the_machine_binds_where_nothing_else_does_and_a_second_one_halves_it() 
     assert plan.binding.key == "cpu"
     assert plan.lane("standard").seconds == exactly(500 * ROW_CPU + 2)
     assert plan.second_machine == exactly(500 * ROW_CPU / 2 + 2)
+
+
+def test_what_was_measured_of_this_machine_stands_in_the_place_of_what_is_assumed() -> None:
+    census = census_of([{"prompt": PROMPT}] * 500, config_of(max_concurrency=100_000))
+    census.learned.add(Stratum("m", 0), STEADY)
+    cpu = next(each for each in estimate(census).limits if each.key == "cpu")
+    slower = next(each for each in estimate(census, row_cpu=10 * ROW_CPU).limits if each.key == "cpu")
+    assert (cpu.source, slower.source) == ("assumed", "measured")
+    assert slower.seconds - cpu.seconds == pytest.approx(500 * 9 * ROW_CPU, rel=0.1)
+
+
+def test_the_cpu_of_a_row_is_measured_where_there_are_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    census = census_of([{"prompt": PROMPT}] * 20, config_of())
+    assert row_cpu(census) is None
+    for name, value in {"WORTH_IT": 20, "FIRST": 2, "TIMED": 5}.items():
+        monkeypatch.setattr(machine, name, value)
+    measured = row_cpu(census)
+    assert measured is not None
+    assert 0.0 < measured < math.inf
+
+    def full(**_: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(machine, "TemporaryDirectory", full)
+    assert row_cpu(census) is None
 
 
 def test_what_a_limit_loses_to_large_calls_is_found_out_in_virtual_time() -> None:
