@@ -13,7 +13,7 @@ from typing import Any
 
 from llm_gateway.budgets import Hold
 from llm_gateway.clients.base import Completion
-from llm_gateway.clients.batches import BatchClient, CreationFailedError, Standing, number_of
+from llm_gateway.clients.batches import BatchClient, CreationFailedError, Sought, Standing, number_of
 from llm_gateway.clock import Clock, Timer, utc_now
 from llm_gateway.config import ProviderBatchSettings
 from llm_gateway.errors import ModelNotFoundError, ProviderError
@@ -141,7 +141,7 @@ class BatchWatch:
                 batch.batch_id = await self.client.create(batch.intent, lines)
             except CreationFailedError as failed:
                 if failed.doubtful:
-                    return await self._search(batch, batch.made_at)
+                    return await self._search(batch, batch.made_at, len(lines))
                 wait = self.policy.delay(attempt, failed.error, draw=self.rng.random())
                 if wait is None:
                     return End(state="refused", error=failed.error)
@@ -152,7 +152,7 @@ class BatchWatch:
                 return None
         return End(state="not made")
 
-    async def _search(self, batch: ProviderBatch, since: datetime) -> End | None:
+    async def _search(self, batch: ProviderBatch, since: datetime, requests: int) -> End | None:
         """Look for a batch that may have been made; where it is not found, its requests were not served."""
         misses = 0
         while misses < SEARCHES:
@@ -160,7 +160,8 @@ class BatchWatch:
                 return End(state="left", in_doubt=True)
             await self._pause(batch, self.settings.poll)
             try:
-                found = await self.client.find(batch.intent, since, self.known())
+                sought = Sought(intent=batch.intent, requests=requests, since=since, known=self.known())
+                found = await self.client.find(sought)
             except ProviderError as error:
                 if not error.retryable:
                     return End(state="lost", in_doubt=True, error=error)

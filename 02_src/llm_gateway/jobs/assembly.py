@@ -59,6 +59,7 @@ class Assembly:
     deadline: float | None  # seconds
     poll: float  # seconds
     is_kept: bool  # the state outlives the process
+    others: Callable[[str], set[str]]  # as `Batches.others`
     patiently: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]  # writes, also where the store is busy now
 
     async def runner(self, store: JobStore, *, feeds: bool, asks: bool) -> Runner:
@@ -116,6 +117,7 @@ class Assembly:
                 most_turns=self.gateway.config.retry.max_attempts,
                 recorded=self.hooks.recorded,
                 passed=self.hooks.step,
+                others=self.others,
             )
 
         patience = math.inf if self.deadline is None else self.deadline

@@ -7,6 +7,7 @@ nobody can know: then the ledger says "in doubt".
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from llm_gateway.clients.batches import (
     BatchAnswer,
     BatchLine,
     CreationFailedError,
+    Sought,
     Standing,
     custom_id,
     number_of,
@@ -42,7 +44,7 @@ SEARCHES = 2  # how often a batch that may have been made is looked for, a pause
 UNSENT, IN_DOUBT = Calls(unsent=1), Calls()
 QUEUE_IS_FULL = "token_limit_exceeded"  # OpenAI: the batches under way have more input tokens than the account may
 # What a batch is asked to end with, and what an operator may see of it.
-NOT_MADE, LOST, REFUSED = "not made", "lost", "refused"
+NOT_MADE, LOST, REFUSED, UNKNOWN = "not made", "lost", "refused", "unknown"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +72,9 @@ class Batches:
     most_turns: int  # after so many leases a row goes in the standard lane
     recorded: Callable[[], None] = lambda: None
     passed: Callable[[str], None] = lambda _step: None
+    others: Callable[[str], set[str]] = lambda _intent: (
+        set()
+    )  # ids of batches that are known not to be an intent's; blocks
     broke: BudgetExceededError | None = None  # why no batch is made any more: what is under way is still watched
     token_room: float | None = None  # input tokens of all batches under way, as a provider's refusal told
     _searches: dict[int, int] = field(default_factory=dict)
@@ -203,7 +208,7 @@ class Batches:
     async def _look_at(self, batch: StoredBatch, *, cancel: bool) -> int:
         batch_id = batch.batch_id
         if batch_id is None:
-            return await self._search(batch)
+            return await self._search(batch, cancel=cancel)
         standing = await self.line.client.look(batch_id)
         await self._kept(lambda: self.book.note(batch, state=standing.state, served=standing.served))
         if not standing.is_over:
@@ -219,10 +224,12 @@ class Batches:
         rest = IN_DOUBT if standing.is_whole else UNSENT
         return back + await self._end(batch, standing.state, standing.reason, rest)
 
-    async def _search(self, batch: StoredBatch) -> int:
-        """Look for a batch that may have been made; give its rows back if it was not."""
+    async def _search(self, batch: StoredBatch, *, cancel: bool) -> int:
+        """Look for a batch that may have been made; give its rows back if it was not, or there is no time to see."""
         known = {each.batch_id for each in await self.book.all_batches() if each.batch_id}
-        found = await self.line.client.find(batch.intent, batch.since, known)
+        known |= await asyncio.to_thread(self.others, batch.intent)
+        sought = Sought(intent=batch.intent, requests=batch.requests, since=batch.since, known=known)
+        found = await self.line.client.find(sought)
         if found.batch_id is not None:
             await self._kept(lambda: self.book.note(batch, batch_id=found.batch_id or "", state="adopted"))
             self.passed("adopted")
@@ -230,6 +237,8 @@ class Batches:
             searches = self._searches[batch.id] = self._searches.get(batch.id, 0) + 1
             if searches >= SEARCHES:
                 return await self._end(batch, NOT_MADE, "", UNSENT)
+        elif cancel:
+            return await self._end(batch, UNKNOWN, "whether it was made was not known in time", IN_DOUBT)
         return 0
 
     async def _failed(self, batch: StoredBatch, standing: Standing) -> int:

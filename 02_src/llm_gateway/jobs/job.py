@@ -7,6 +7,8 @@ import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -22,6 +24,7 @@ from llm_gateway.jobs.outcomes import JobOutcome, outcome_of
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult
 from llm_gateway.jobs.rows import no_rows, rows_of
 from llm_gateway.jobs.runner import LOOK_PERIOD, Runner
+from llm_gateway.jobs.siblings import batches_of_others
 from llm_gateway.jobs.store import JobStore
 from llm_gateway.models import LLMRequest, RequestPriority
 from llm_gateway.price_lanes import LaneChoice
@@ -90,6 +93,7 @@ class Job:
             deadline=deadline,
             poll=poll,
             is_kept=self._place is not None,
+            others=partial(batches_of_others, self._place) if isinstance(self._place, Path) else _none,
             patiently=self._patiently,
         )
         self._release: Callable[[], None] = lambda: None
@@ -257,6 +261,10 @@ class Job:
         with suppress(TimeoutError):
             async with self._clock.timeout(LOOK_PERIOD):
                 await self._new_results.wait()
+
+
+def _none(_intent: str) -> set[str]:
+    return set()
 
 
 def _log_bug(lease: Lease, trace: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from datetime import datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from llm_gateway.clients.base import Completion
-from llm_gateway.clients.batches import BatchAnswer, Found, Standing
+from llm_gateway.clients.batches import BatchAnswer, Found, Sought, Standing
 from llm_gateway.errors import GatewayError, ProviderError, RequestRejectedError
 from llm_gateway.models import LLMRequest
 from llm_gateway.price_lanes import BatchLimits
@@ -39,7 +38,7 @@ class ScriptedBatches:
         """Return that it is over."""
         return Standing(state="completed", is_over=True, is_whole=True)
 
-    async def find(self, _intent: str, _since: datetime, _known: Collection[str], /) -> Found:
+    async def find(self, _sought: Sought, /) -> Found:
         """Find nothing: no batch is ever in doubt."""
         return Found()
 

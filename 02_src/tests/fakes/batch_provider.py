@@ -6,11 +6,10 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from fakes.provider import Connected, FakeProvider
 from llm_gateway.clients.base import Completion, Deployment
-from llm_gateway.clients.batches import BatchAnswer, CreationFailedError, Found, Standing
+from llm_gateway.clients.batches import BatchAnswer, CreationFailedError, Found, Sought, Standing
 from llm_gateway.errors import ModelNotFoundError, ProviderError
 from llm_gateway.models import LLMRequest, TokenUsage
 from llm_gateway.price_lanes import BATCH_LIMITS, BatchLimits
@@ -80,7 +79,7 @@ class FakeBatches:
         state = "failed" if code else self.end
         return Standing(state=state, is_over=True, is_whole=state == "completed", code=code, reason="no good")
 
-    async def find(self, _intent: str, _since: datetime, _known: Collection[str], /) -> Found:
+    async def find(self, _sought: Sought, /) -> Found:
         self._fails("find")
         return self.found.pop(0) if self.found else Found()
 

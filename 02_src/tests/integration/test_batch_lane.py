@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from fakes.deployments import tool
 from fakes.emulator import Emulator
-from fakes.emulator.batches import COMPLETED, Fate, answer_to
+from fakes.emulator.batches import COMPLETED, Fate, Made, answer_to
 from fakes.provider import QUIET, ask
 from llm_gateway import BudgetExceededError, ConfigurationError, LLMGateway, LLMMessage, LLMRequest, RequestPriority
 from llm_gateway.calls import CallWatch
@@ -422,6 +423,73 @@ async def test_a_crash_while_an_orphan_is_adopted_leaves_it_to_the_next_run(benc
         with pytest.raises(Crash):
             await bench.run(step=Fuse(step))
     check(bench, await bench.run())
+
+
+# --- orphans among others' batches --------------------------------------------------------------------------------
+
+
+def foreign(bench: Bench, count: int, *, hours: float = 0.0) -> Made:
+    """Let somebody else make a batch in the same account, `hours` from now; it never ends by itself."""
+    params = {"model": "x", "messages": [{"role": "user", "content": "of another"}]}
+    lines = [{"custom_id": f"other-{number}", "params": params} for number in range(count)]
+    path, bench.provider.path = bench.provider.path, lambda _made: ("in_progress",) * 1000
+    made = bench.provider.make(bench.kind, lines, {})
+    bench.provider.path = path
+    made.created += timedelta(hours=hours)
+    return made
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["made", "not_made"])
+async def test_open_batches_of_others_that_cannot_be_the_orphan_are_not_waited_for(
+    bench: Bench,
+    made: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    with pytest.raises(Crash):
+        await bench.run(step=Fuse("made" if made else "intended"))
+    others = [foreign(bench, ROWS), foreign(bench, ROWS - 1, hours=3.0), foreign(bench, ROWS - 1, hours=-3.0)]
+    bench.provider.made.sort(key=lambda each: each.created, reverse=True)
+    check(bench, await bench.run())
+    assert not any(each.is_over for each in others)
+    assert bench.provider.steps.count("list") <= 5
+
+
+async def test_a_batch_of_another_job_in_the_folder_is_not_waited_for(bench: Bench) -> None:
+    with pytest.raises(Crash):
+        await bench.run(step=Fuse("intended"))
+    other = foreign(bench, ROWS - 1)
+    beside = SqliteJobStore.open(Path("beside.job"))
+    intent = await beside.batches.intend("x", [], model="m", deployment="d", size=1)
+    await beside.batches.note(intent, batch_id=other.id)
+    await beside.close()
+    Path("broken.job").write_bytes(b"no state")
+    check(bench, await bench.run())
+    assert not other.is_over
+
+
+async def test_what_may_be_the_orphan_is_waited_for_until_its_results_tell_whose_it_is(bench: Bench) -> None:
+    with pytest.raises(Crash):
+        await bench.run(step=Fuse("intended"))
+    other = foreign(bench, ROWS - 1)
+    if bench.kind == "openai":  # its batches tell whose they are
+        check(bench, await bench.run())
+        return
+    other.states = ["in_progress"] * 20 + ["expired"]
+    bench.provider.fate = lambda told, _state: "expired" if told.startswith("other") else "ok"
+    check(bench, await bench.run())
+    assert bench.provider.steps.count("list") >= 20
+
+
+async def test_at_the_deadline_the_rows_of_what_may_be_an_orphan_are_asked_and_counted_in_doubt(bench: Bench) -> None:
+    with pytest.raises(Crash):
+        await bench.run(step=Fuse("intended"))
+    other = foreign(bench, ROWS - 1)
+    outcomes = await bench.run(deadline=1e-9)
+    assert sorted(each.number for each in outcomes) == list(range(1, ROWS + 1))
+    assert all(each.ok for each in outcomes)
+    assert (bench.ledger.adds_up, not other.is_over) == (True, True)
+    if bench.kind == "anthropic":
+        assert bench.ledger.in_doubt == ROWS - 1
+        assert bench.batches[0].state == "unknown"
 
 
 async def test_a_job_that_is_stopped_leaves_its_batch_to_the_provider_and_a_later_run_collects_it(bench: Bench) -> None:

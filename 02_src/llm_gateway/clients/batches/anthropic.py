@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -13,7 +13,7 @@ from anthropic._decoders.jsonl import AsyncJSONLDecoder
 from anthropic.types.messages import MessageBatch
 
 from llm_gateway.clients.base import Completion
-from llm_gateway.clients.batches.base import BatchAnswer, CreationFailedError, Found, Standing, number_of
+from llm_gateway.clients.batches.base import BatchAnswer, CreationFailedError, Found, Sought, Standing, number_of
 from llm_gateway.clients.batches.openai import is_doubtful
 from llm_gateway.clients.batches.reading import Translator
 from llm_gateway.clients.lean.anthropic import Fields, Messages
@@ -27,7 +27,8 @@ JSON: RequestOptions = {"headers": {"content-type": "application/json"}}
 PATH = "/v1/messages/batches"
 ENDED, ENDING = "ended", "canceling"
 NOT_SERVED = frozenset({"expired", "canceled"})
-CLOCK_SKEW = timedelta(hours=1)  # by which a provider's clock may be behind ours
+CLOCK_SKEW = timedelta(hours=1)  # by which a provider's clock may be behind ours, or ahead of it
+MAKING = timedelta(hours=1)  # from the intent until the batch is made, at most
 STATUSES = {  # of the errors of single requests, which come without one
     "invalid_request_error": HTTPStatus.BAD_REQUEST,
     "authentication_error": HTTPStatus.UNAUTHORIZED,
@@ -86,23 +87,26 @@ class AnthropicBatches:
             served=counts.succeeded + counts.errored,
         )
 
-    async def find(self, intent: str, since: datetime, known: Collection[str], /) -> Found:
-        """Look at the results of the newest batches: nothing else tells whose they are."""
+    async def find(self, sought: Sought, /) -> Found:
+        """Look at the results of those that may be it: nothing else tells whose they are.
+
+        One of another size, or of another time, is not it, whether it has ended or not.
+        """
         may_come = False
         try:
             async for batch in self._sdk.messages.batches.list(limit=100):
-                if batch.created_at < since - CLOCK_SKEW:
+                if batch.created_at < sought.since - CLOCK_SKEW:
                     break
-                if batch.id in known:
+                if batch.id in sought.known or not _may_be(batch, sought):
                     continue
                 if batch.processing_status != ENDED:
                     may_come = True
-                elif await self._is_of(batch.id, intent):
+                elif await self._is_of(batch.id, sought.intent):
                     return Found(batch_id=batch.id)
         except ProviderError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
-            raise self._translator.failure(error, intent) from None
+            raise self._translator.failure(error, sought.intent) from None
         return Found(may_come=may_come)
 
     async def _is_of(self, batch_id: str, intent: str) -> bool:
@@ -157,3 +161,10 @@ class AnthropicBatches:
             pass  # it is over
         except Exception as error:  # noqa: BLE001 - as above
             raise self._translator.failure(error, batch_id) from None
+
+
+def _may_be(batch: MessageBatch, sought: Sought) -> bool:
+    counts = batch.request_counts
+    # They add up to the size of the batch from its beginning on; one that tells nothing may be of any size.
+    size = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+    return size in {0, sought.requests} and batch.created_at <= sought.since + MAKING + CLOCK_SKEW

@@ -37,6 +37,16 @@ class BatchAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """A batch that may have been made, and what tells others from it."""
+
+    intent: str
+    requests: int  # that it holds
+    since: datetime  # when the intent was stored; the batch was made soon after, or never
+    known: Collection[str]  # ids of batches that are others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """What a search for a batch found."""
 
@@ -76,8 +86,8 @@ class BatchClient(Protocol):
     async def look(self, batch_id: str, /) -> Standing:
         """Return how a batch stands."""
 
-    async def find(self, intent: str, since: datetime, known: Collection[str], /) -> Found:
-        """Look for the batch of an intent that was stored at `since`, among those whose ids are not `known`."""
+    async def find(self, sought: Sought, /) -> Found:
+        """Look for a batch among all of the account."""
 
     def results(self, batch_id: str, /) -> AsyncGenerator[BatchAnswer, None]:
         """Yield what became of the requests of a batch that is over, in any order."""

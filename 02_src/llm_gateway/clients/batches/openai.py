@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
-from datetime import datetime
+from collections.abc import AsyncGenerator, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import openai
 from openai.types import Batch
 
 from llm_gateway.clients.base import Completion
-from llm_gateway.clients.batches.base import BatchAnswer, CreationFailedError, Found, Standing
+from llm_gateway.clients.batches.base import BatchAnswer, CreationFailedError, Found, Sought, Standing
 from llm_gateway.clients.batches.reading import Record, Translator
 from llm_gateway.clients.lean.coding import decode_object, encode
 from llm_gateway.clients.messages import UnreadableAnswerError
@@ -82,17 +81,17 @@ class OpenAIBatches:
             served=counts.completed + counts.failed if counts else 0,
         )
 
-    async def find(self, intent: str, since: datetime, _known: Collection[str], /) -> Found:
+    async def find(self, sought: Sought, /) -> Found:
         """Look through the metadata of the newest batches."""
-        oldest = since.timestamp() - CLOCK_SKEW
+        oldest = sought.since.timestamp() - CLOCK_SKEW
         try:
             async for batch in self._sdk.batches.list(limit=100):
-                if (batch.metadata or {}).get(INTENT) == intent:
+                if (batch.metadata or {}).get(INTENT) == sought.intent:
                     return Found(batch_id=batch.id)
                 if batch.created_at < oldest:
                     break
         except Exception as error:  # noqa: BLE001 - as above
-            raise self._translator.failure(error, intent) from None
+            raise self._translator.failure(error, sought.intent) from None
         return Found()
 
     async def results(self, batch_id: str, /) -> AsyncGenerator[BatchAnswer, None]:

@@ -25,6 +25,7 @@ lines, with an answer that is none."""
 COMPLETED = ("validating", "in_progress", "finalizing", "completed")
 ENDS = {"failed", "completed", "expired", "cancelled"}
 ROW_STATES = {"expired": "expired", "cancelled": "canceled"}
+COUNTED = {**ROW_STATES, "refused": "errored", "broken": "errored"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -273,7 +274,9 @@ def _openai_rows(told: str, fate: Fate, body: Json) -> list[tuple[str, Json]]:
 
 def _anthropic_batch(made: Made) -> Json:
     states = {"cancelling": "canceling"} | dict.fromkeys(ENDS, "ended")
-    counts = Counter(ROW_STATES.get(fate, "succeeded") for _, fate in made.outcomes or [])
+    # They add up to the size of the batch at every moment, and none has left "processing" before all is over.
+    ends = [COUNTED.get(fate, "succeeded") for _, fate in made.outcomes or []]
+    counts = Counter(ends if made.is_over else ["processing"] * len(made.lines))
     names = ("processing", "succeeded", "errored", "canceled", "expired")
     return {
         "id": made.id,
