@@ -160,9 +160,10 @@ def shown_run(results: Results) -> Took:
 
 
 def lines_of(results: Results) -> dict[str, list[tuple[int, float]]]:
-    """Return the lines of the plot."""
+    """Return the lines of the plot; a run that was over before its output grew is a point."""
     took = shown_run(results)
-    return {f"job of {took.rows:,} rows": took.samples or [(took.rows, took.peak_mib)]}
+    seen = [each for each in took.samples if each[0]]
+    return {f"job of {took.rows:,} rows": seen or [(took.rows, took.peak_mib)]}
 
 
 def memory_by_rows(took: Took) -> list[list[str]]:

@@ -37,6 +37,10 @@ def test_the_page_of_bulk_jobs_shows_a_row_for_every_run(tmp_path: Path) -> None
     sizes = [len(table.rows) for table in bulk.tables(found, 60_000)]
     assert sizes == [2, 1, 1, 10, 1]
     assert list(bulk.lines_of(found)) == ["job of 1,000,000 rows"]
+    quick = Took(seconds=0.1, cpu_s=0.1, rows=200, peak_mib=50.0, samples=[(0, 40.0)])
+    assert bulk.lines_of(bulk.Results(rows=200, pair_rows=0, peer_rows=0, limited=quick, longest=None)) == {
+        "job of 200 rows": [(200, 50.0)]
+    }
     bulk.write_rows(tmp_path / "rows.jsonl", 3)
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["request_id"] for line in lines] == ["row-0", "row-1", "row-2"]
