@@ -77,7 +77,7 @@ def condition(workers: Sequence[str], facts: dict[str, Any], ledger: Ledger) -> 
         return "running"
     if facts.get("cancelled"):
         return "cancelled"
-    if ledger.pending or ledger.leased or ledger.rows == 0 or not facts.get("read", False):
+    if ledger.pending or ledger.leased or not facts.get("read", False):
         return "stopped"
     return "ended"
 

@@ -64,7 +64,9 @@ class LineSplitter:
 class Gunzip:
     """Unpacks chunks of a gzip stream, which may have several members."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """Take the input's name, for sentences."""
+        self._name = name
         self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
 
     def feed(self, chunk: bytes) -> bytes:
@@ -77,13 +79,13 @@ class Gunzip:
                 parts.append(self._member.decompress(chunk))
                 chunk = self._member.unused_data.lstrip(b"\0")  # some tools pad members
         except zlib.error:
-            raise GatewayError("The input is damaged: its gzip data cannot be unpacked.") from None
+            raise GatewayError(f"The input {self._name} is damaged: its gzip data cannot be unpacked.") from None
         return b"".join(parts)
 
     def end(self) -> None:
         """Raise GatewayError if more should have come."""
         if not self._member.eof:
-            raise GatewayError("The input is damaged: its gzip data breaks off.")
+            raise GatewayError(f"The input {self._name} is damaged: its gzip data breaks off.")
 
 
 class Survey(NamedTuple):
@@ -140,7 +142,7 @@ class Input:
         digest, ends, last, at, unpack = blake2b(digest_size=16), 0, b"\n", self._start, None
         while chunk := os.pread(self._file, 1024 * 1024, at):
             if at == self._start and chunk.startswith(GZIP):
-                unpack = Gunzip()
+                unpack = Gunzip(self.name)
             at += len(chunk)
             digest.update(chunk)
             text = unpack.feed(chunk) if unpack is not None else chunk
@@ -156,7 +158,7 @@ class Input:
     async def _text(self) -> AsyncIterator[bytes]:
         """Yield the input in chunks, unpacked if it is compressed."""
         chunk = await in_background(self._read)
-        unpack = Gunzip() if chunk.startswith(GZIP) else None
+        unpack = Gunzip(self.name) if chunk.startswith(GZIP) else None
         is_first = True
         while chunk:
             text = unpack.feed(chunk) if unpack is not None else chunk

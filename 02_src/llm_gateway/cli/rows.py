@@ -122,6 +122,11 @@ class RowReader:
 
     def _from_columns(self, columns: dict[str, Any], template: PromptTemplate) -> dict[str, Any]:
         """Return the line that a set of columns stands for; a column `request_id` is its id."""
+        if (extra := columns.get(None)) is not None:  # type: ignore[call-overload]  # so a reader of CSV tells it
+            raise InvalidRequestError(
+                f"the row has more cells than the header ({len(extra)} too many); put quotes around a text that has "
+                "the delimiter in it."
+            )
         fields: dict[str, Any] = {"prompt": template.render(columns), "system": self._system}
         given = columns.get("request_id")
         if given not in {None, ""}:

@@ -159,7 +159,7 @@ class Job:
         grow with the job. A later run must give the same requests in the same order, at least as far as they were
         read; JobChangedError otherwise. Leaving the loop early stops the job, and a later run goes on.
         """
-        async for results in self.results(rows_of(requests, self._config)):
+        async for results in self.results(self._read(rows_of(requests, self._config))):
             for result in results:
                 yield outcome_of(result)
 
@@ -243,6 +243,13 @@ class Job:
         return await (action() if self._runner is None else self._runner.persisted(action))
 
     # --- parts ------------------------------------------------------------------------------------------------
+
+    async def _read(self, rows: AsyncIterable[NewRow]) -> AsyncIterator[NewRow]:
+        """Yield all rows, and note that there are no more; of a shared job the runner does."""
+        async for row in rows:
+            yield row
+        if not self.store.shared:
+            await self.note({"read": True})
 
     async def _begun(self, rows: AsyncIterable[NewRow], *, asks: bool = True) -> tuple[Runner, asyncio.Task[None]]:
         """Begin to answer rows."""

@@ -212,9 +212,17 @@ def viewing(path: Path) -> Iterator[SqliteView]:
 def _connect_to_read(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise JobError(f"There is no job's state {path}.")
+    if not os.access(path, os.R_OK):
+        raise JobError(f"The job's state {path} cannot be read: it belongs to another user.")
     # Whoever may write also takes the log away that a reader needs.
-    mode = "rw" if os.access(path, os.W_OK) else "ro"
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=LOCK_PATIENCE, uri=True)
+    has_folder = os.access(path.absolute().parent, os.W_OK)
+    mode = "rw" if has_folder and os.access(path, os.W_OK) else "ro"
+    if not has_folder and not path.with_name(f"{path.name}-wal").exists():
+        mode = "ro&immutable=1"  # nobody writes, and a reader cannot make the files by which it would see that
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=LOCK_PATIENCE, uri=True)
+    except sqlite3.OperationalError as error:
+        raise JobError(f"The job's state {path} cannot be read: {error}.") from None
     connection.execute("PRAGMA query_only = ON")
     return connection
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from string import Formatter
@@ -17,6 +17,8 @@ LONGEST_FIELD = 32 * 1024 * 1024  # characters of a field in a CSV file
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
 SUFFIXES = (*DELIMITERS, PARQUET)
+
+MISSING: Any = object()  # a cell that its row does not have
 
 Row = dict[str, Any]
 
@@ -69,6 +71,8 @@ class Table:
             return list(polars().scan_parquet(self._path).collect_schema().names())
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             names = next(csv.reader(file, delimiter=self._delimiter), [])
+        if not names:
+            raise GatewayError(f"The input {self._path} has no header; give its columns names in the first line.")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise GatewayError(f"The input {self._path} has two columns '{twice}'; give each its own name.")
@@ -85,9 +89,16 @@ class Table:
     def _csv_chunks(self) -> Iterator[list[Row]]:
         csv.field_size_limit(LONGEST_FIELD)
         with self._path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, delimiter=self._delimiter, restval="")
-            while chunk := list(islice(rows, ROWS_AT_ONCE)):
+            lines = LastRecord(file)
+            rows = csv.DictReader(lines, self.columns, delimiter=self._delimiter, restval=MISSING)
+            next(iter(csv.reader(lines, delimiter=self._delimiter)), None)  # the header
+            lines.ended()
+            while chunk := list(islice(_whole(rows, lines), ROWS_AT_ONCE)):
                 yield chunk
+            if lines.breaks_off(self._delimiter):
+                raise GatewayError(
+                    f"The input {self._path} ends within quotes that begin in line {lines.first}; close them."
+                )
 
     def _parquet_chunks(self) -> Iterator[list[Row]]:
         frame = polars().scan_parquet(self._path)
@@ -110,6 +121,49 @@ class Table:
             if type(error).__module__.partition(".")[0] != "polars":
                 raise
             raise GatewayError(f"The input {self._path} cannot be read: {str(error).splitlines()[0]}.") from None
+
+
+class LastRecord:
+    """The lines of a CSV file on their way to its reader; it remembers those of the record that is being read."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._number = 0
+        self._held: list[str] = []
+        self._before: list[str] = []  # of the record that was read last
+        self.first = 1  # line of the record
+
+    def __iter__(self) -> Iterator[str]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line."""
+        line = next(self._lines)
+        if not self._held:
+            self.first = self._number + 1
+        self._number += 1
+        self._held.append(line)
+        return line
+
+    def ended(self) -> None:
+        """Forget the record: it was read, and another one begins."""
+        self._before, self._held = self._held, []
+
+    def breaks_off(self, delimiter: str) -> bool:
+        """Whether the record that was read last has quotes that are never closed."""
+        try:
+            list(csv.reader(self._before, delimiter=delimiter, strict=True))
+        except csv.Error as error:
+            return "unexpected end" in str(error)
+        return False
+
+
+def _whole(rows: Iterator[Row], lines: LastRecord) -> Iterator[Row]:
+    """Yield rows without the cells that they do not have; what they have too many of stands under None."""
+    for row in rows:
+        lines.ended()
+        yield {name: cell for name, cell in row.items() if cell is not MISSING}
 
 
 class PromptTemplate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -324,8 +325,10 @@ def test_a_parquet_file_keeps_the_types_of_its_columns() -> None:
         (b"id\n1\n", "{id", "The prompt template cannot be used"),
         (b"id\n1\n", "@none.txt", "The prompt template @none.txt cannot be read: No such file or directory."),
         (b"id\n1\n", None, "The input in.csv is a table; give --prompt-template"),
+        (b"", "{id}", "The input in.csv has no header; give its columns names in the first line."),
+        (b'id,text\n1,x\n2,"y\nz\n', "{text}", "The input in.csv ends within quotes that begin in line 3; close them."),
     ],
-    ids=["column", "twice", "encoding", "conversion", "brace", "file", "none"],
+    ids=["column", "twice", "encoding", "conversion", "brace", "file", "none", "empty", "quotes"],
 )
 def test_a_table_that_cannot_be_asked_is_one_sentence(content: bytes, template: str | None, reason: str) -> None:
     Path("in.csv").write_bytes(content)
@@ -333,6 +336,20 @@ def test_a_table_that_cannot_be_asked_is_one_sentence(content: bytes, template: 
     done = command("run", "in.csv", "-o", "out.csv", *given)
     assert done.exit_code == 2
     assert reason in done.stderr
+
+
+def test_rows_of_a_csv_file_with_too_few_or_too_many_cells_are_told_and_not_paid(provider: Emulator) -> None:
+    text = 'id,text,more\n1,fine,x\n2\n3,cut, in two,x\n4,short\n\n5,"two\nlines","x ""y"""\n6" wide,fine,x\n'
+    Path("in.csv").write_text(text)
+    done = command("run", "in.csv", "-o", "out.csv", "--prompt-template", "{text}")
+    assert done.exit_code == 1
+    assert "line 2: the row has no 'text', which the prompt template names." in done.stderr
+    assert "line 3: the row has more cells than the header (1 too many); put quotes around" in done.stderr
+    asked = [call.body["messages"][-1]["content"] for call in provider.ledger]
+    assert sorted(asked) == ["fine", "fine", "short", "two\nlines"]
+    with Path("out.csv").open(newline="") as file:
+        rows = [(row["id"], row["status"], row["more"]) for row in csv.DictReader(file)]
+    assert rows[1:4] == [("2", "error", ""), ("3", "error", " in two"), ("4", "ok", "")]
 
 
 def test_a_broken_parquet_file_is_one_sentence() -> None:
@@ -390,6 +407,19 @@ def test_a_cancelled_job_goes_on_only_when_that_is_undone(provider: Emulator) ->
     assert "can go on." in command("jobs", "cancel", "out.jsonl", "--undo").stderr
     run()
     assert len(provider.ledger) == 3
+
+
+def test_a_state_in_a_folder_that_nobody_may_write_to_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(3)
+    run()
+    readable = {os.R_OK}
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode in readable)
+    assert "answered  3" in command("jobs", "show", "out.jsonl").stdout
+    assert not Path("out.jsonl.job-shm").exists()
+    readable.clear()
+    told = "llm-gateway: The job's state out.jsonl.job cannot be read: it belongs to another user.\n"
+    assert command("jobs", "show", "out.jsonl").stderr == told
+    assert "belongs to another user" in command("jobs").stderr
 
 
 def test_results_are_exported_as_lines_and_as_tables() -> None:

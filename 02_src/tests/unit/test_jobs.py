@@ -59,7 +59,9 @@ async def test_every_request_gets_one_outcome_and_the_ledger_adds_up() -> None:
     async with bench.job() as job:
         outcomes = [outcome async for outcome in job.run(some(40))]
         ledger = await job.ledger()
+        facts = await job.facts()
     assert sorted(outcome.number for outcome in outcomes) == list(range(1, 41))
+    assert facts["read"] is True  # so that `jobs` says that it has ended
     assert all(outcome.ok and outcome.response and outcome.response.content == "ok" for outcome in outcomes)
     assert {outcome.request_id for outcome in outcomes} == {f"r{number}" for number in range(1, 41)}
     assert ledger.adds_up
