@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
+import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -226,3 +227,19 @@ async def test_a_budget_that_is_raised_reaches_those_who_work_and_a_job_begun_an
         await asyncio.sleep(0.3)
         waiting.cancel()
         assert spender.worst == pytest.approx(0.6)
+
+
+async def test_a_lost_connection_is_made_anew_and_what_is_lent_is_told_again(url: str) -> None:
+    async with spenders(url, 1.0) as join:
+        spender = join()
+        await spender.hold(0.01)
+        connection = spender.lender._connection
+        assert connection is not None
+        with psycopg.connect(JobAddress.of_job(url).dsn, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+        async with asyncio.timeout(60.0):
+            assert isinstance(await spender.hold(0.6), Hold)
+        purse = PostgresPurse(JobAddress.of_job(url))
+        assert await purse.begin(None) == (1.0, 0.0)
+        await purse.aclose()
+        await purse.aclose()
