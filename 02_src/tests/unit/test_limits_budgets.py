@@ -11,9 +11,9 @@ import pytest
 
 from fakes.redis_limits import VirtualStore
 from fakes.redis_server import RedisServer
-from llm_gateway.budgets import Hold
+from llm_gateway.budgets import Budgets, Hold, JointBudgets
 from llm_gateway.clock import LoopClock
-from llm_gateway.config import GatewayConfig, load_config
+from llm_gateway.config import BudgetSettings, GatewayConfig, load_config
 from llm_gateway.errors import BudgetExceededError
 from llm_gateway.limits import Paces, budgets_of
 from llm_gateway.limits.shared.budgets import SharedBudgets
@@ -195,6 +195,23 @@ async def test_after_a_flush_what_was_spent_is_told_anew(purses: Purses, caplog:
     assert isinstance(await other.hold(0.35), Hold)
     assert purses.worst <= 1.0
     assert "emptied" in caplog.text
+
+
+async def test_budgets_that_processes_share_are_borrowed_also_beside_those_of_a_job(purses: Purses) -> None:
+    (purse,) = purses.join(1, total=1.0)
+    joint = JointBudgets(purse.budgets, Budgets(BudgetSettings(total=0.5), owner="the job"))
+    paces = Paces(load_config({"limits": {"redis_url": "redis://unused"}}), LoopClock(), store=purses.store)
+    paces.share(joint)
+    lent = asyncio.Event()
+    joint.on_change.append(lent.set)
+    assert not isinstance(joint.reserve(0.4, model="m", agent=None), Hold)
+    async with asyncio.timeout(5.0):
+        await lent.wait()
+    hold = joint.reserve(0.4, model="m", agent=None)
+    assert isinstance(hold, Hold)
+    joint.settle(hold, 0.3)
+    assert {name: each["spent"] for name, each in joint.snapshot().items()} == {"the gateway": 0.3, "the job": 0.3}
+    await paces.aclose()
 
 
 def test_without_a_store_budgets_are_this_gateways_own() -> None:

@@ -148,9 +148,10 @@ def worker(*, job: WorkersJob, config: Config = None, lease_seconds: LeaseSecond
     """Help with a job in PostgreSQL, on as many hosts as you like.
 
     llm-gateway run INPUT --job URL loads it. A worker leases rows, answers them with its own configuration, and ends
-    when every row of the job has ended, whoever asked it. Limits that are shared need limits.redis_url in the
-    configuration of all. A worker that dies loses its rows to the others after --lease-seconds of silence; one whose
-    database is away keeps its answers and writes them when it is back.
+    when every row of the job has ended, whoever asked it. The budget that run gave the job holds for all of them;
+    limits that are shared need limits.redis_url in the configuration of all. A worker that dies loses its rows to the
+    others after --lease-seconds of silence; one whose database is away keeps its answers and writes them when it is
+    back.
 
     SIGTERM and Ctrl-C finish what is under way; a second one does not wait.
     """
