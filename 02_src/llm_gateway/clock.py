@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Protocol
+
+GRAIN = 1e-3  # seconds; of uvloop's timers
 
 
 class Timer(Protocol):
@@ -33,15 +37,39 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The running event loop's own clock. A loop whose clock jumps makes all waiting virtual."""
+    """The running event loop's own clock. A loop whose clock jumps makes all waiting virtual.
+
+    uvloop's clock and timers count whole milliseconds. There the system's clock is read, which is the same but finer, and
+    no timer rings before its instant: whoever is called too early has to look at the clock again and again.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._time: Callable[[], float] = time.monotonic
+        self._is_coarse = False
 
     def now(self) -> float:
         """Seconds on the running loop's clock."""
-        return asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._look_at(loop)
+        return self._time()
 
     def call_at(self, when: float, callback: Callable[[], None], /) -> Timer:
         """Ring on the running loop at `when`."""
-        return asyncio.get_running_loop().call_at(when, callback)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._look_at(loop)
+        if self._is_coarse:
+            return loop.call_later(math.ceil((when - loop.time()) / GRAIN) * GRAIN, callback)
+        return loop.call_at(when, callback)
+
+    def _look_at(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Find out which clock a loop has."""
+        self._loop = loop
+        self._is_coarse = any(each.__module__ == "uvloop" for each in type(loop).__mro__)
+        is_own = type(loop).time is not asyncio.BaseEventLoop.time
+        self._time = loop.time if is_own and not self._is_coarse else time.monotonic
 
     async def sleep(self, seconds: float, /) -> None:
         """Sleep on the running loop."""

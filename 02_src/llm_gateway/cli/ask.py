@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
 import orjson
 import typer
 
+from llm_gateway.cli import event_loop
 from llm_gateway.cli.console import dollars, duration, stderr
 from llm_gateway.cli.conversation import conversation
 from llm_gateway.cli.settings import BUILT_IN_MODEL, load
@@ -44,7 +44,7 @@ def ask_one(
         temperature=temperature,
         max_tokens=max_tokens,
     )
-    response = asyncio.run(_ask(loaded.config, request))
+    response = event_loop.run(_ask(loaded.config, request))
     typer.echo(orjson.dumps(response.model_dump(), option=orjson.OPT_INDENT_2) if as_json else response.content)
     stderr().print(_receipt(response), style="dim")
 

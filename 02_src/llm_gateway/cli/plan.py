@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
+from llm_gateway.cli import event_loop
 from llm_gateway.cli.console import FAILED, OK, count, stderr
 from llm_gateway.cli.job_state import begin, check_same, state_of
 from llm_gateway.cli.lines import Survey
@@ -56,7 +57,7 @@ def plan_file(source: str, output: str, options: Options, *, sample: int, as_jso
     opened = open_input(source, loaded, options)
     try:
         planning = Planning(opened, output, options, sample=sample)
-        plan = asyncio.run(planning.plan(loaded))
+        plan = event_loop.run(planning.plan(loaded))
     finally:
         opened.rows.close()
     if as_json:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_gateway.answers import AnswerSchema
+from llm_gateway.cli import event_loop
 from llm_gateway.cli.console import count, stderr
 from llm_gateway.cli.job_budget import within_budget
 from llm_gateway.cli.job_state import OUTPUT, START, begin, output_fact, place_in_output, state_of, take_back
@@ -66,7 +67,7 @@ def run_file(source: str, output: str | None, options: Options) -> int:
         loaded.check_model(options.model)
     opened = open_input(source, loaded, options)
     try:
-        return asyncio.run(Command(opened, output, options).run(loaded.config))
+        return event_loop.run(Command(opened, output, options).run(loaded.config))
     finally:
         opened.rows.close()
 

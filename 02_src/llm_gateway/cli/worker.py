@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from llm_gateway.answers import AnswerSchema
+from llm_gateway.cli import event_loop
 from llm_gateway.cli.console import stderr
 from llm_gateway.cli.job_budget import within_budget
 from llm_gateway.cli.rows import RowReader
@@ -28,7 +29,7 @@ def work_on(url: str, *, config: Path | None, lease_seconds: float | None) -> in
     Raises GatewayError, before anything is sent, for a configuration or an address that is at fault.
     """
     loaded = load(config)
-    return asyncio.run(_work(loaded, JobAddress.of_job(url), lease_seconds))
+    return event_loop.run(_work(loaded, JobAddress.of_job(url), lease_seconds))
 
 
 async def _work(loaded: Loaded, address: JobAddress, lease_seconds: float | None) -> int:
