@@ -39,8 +39,8 @@ class Clock(Protocol):
 class LoopClock:
     """The running event loop's own clock. A loop whose clock jumps makes all waiting virtual.
 
-    uvloop's clock and timers count whole milliseconds. There the system's clock is read, which is the same but finer, and
-    no timer rings before its instant: whoever is called too early has to look at the clock again and again.
+    uvloop's clock and timers count whole milliseconds. There the system's clock is read, the same but finer, and no
+    timer rings before its instant: whoever is called too early has to look at the clock again and again.
     """
 
     def __init__(self) -> None:

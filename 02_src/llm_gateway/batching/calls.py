@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +27,7 @@ from llm_gateway.errors import (
 )
 from llm_gateway.events import AttemptBegan, BatchClosed, CloseReason, Observer
 from llm_gateway.limits import read_standings
-from llm_gateway.models import LLMRequest
+from llm_gateway.models import LLMRequest, RequestPriority
 from llm_gateway.queue import Pieces, RequestQueue, Spoilt, Ticket
 from llm_gateway.router import Outcomes, Spread, Upstream, reading_of
 from llm_gateway.router.upstream import is_of_deployment
@@ -53,6 +52,14 @@ class Batch:
     def takes(self, ticket: Ticket) -> bool:
         """Whether a ticket can go with those that are in it."""
         return self.load is None or self.load.takes(ticket)
+
+
+def classes_of(tickets: Iterable[Ticket]) -> dict[RequestPriority, int]:
+    """Return how many tickets are of each class."""
+    classes: dict[RequestPriority, int] = {}
+    for ticket in tickets:
+        classes[ticket.priority] = classes.get(ticket.priority, 0) + 1
+    return classes
 
 
 class Calls:
@@ -102,7 +109,7 @@ class Calls:
                 deployment=upstream.label,
                 size=len(batch.tickets),
                 why=why,
-                classes=Counter([ticket.priority for ticket in batch.tickets]),
+                classes=classes_of(batch.tickets),
             )
         )
         # A context of its own: tracing and callbacks of the caller that happened to wake the pump are not the others'.

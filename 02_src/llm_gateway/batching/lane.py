@@ -264,7 +264,10 @@ class Lane:
             )
         )
         self.door.came()
-        self._pump.wake()
+        if ticket.priority is RequestPriority.HIGH and self.call_room is None:  # somebody waits; vectors go together
+            self._pump.hurry()
+        else:
+            self._pump.wake()
         return ticket
 
     def _rides(self, request: LLMRequest, wanted: LaneChoice, *, streamed: bool) -> bool:

@@ -91,12 +91,20 @@ class Pump:
         self._open: Batch | None = None
         self._alarm: Timer | None = None
         self._is_due = False
+        self._has_hurried = False  # in this turn of the loop
 
     def wake(self) -> None:
         """Let the pump run after one tick of the loop, in which others may come."""
         if not self._is_due and not self._stopped:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._pump, context=contextvars.Context())
+
+    def hurry(self) -> None:
+        """Send what may go before this turn of the loop ends; after that, all others of the turn go together."""
+        self.wake()
+        if not self._has_hurried and not self._stopped:
+            self._has_hurried = True
+            contextvars.Context().run(self._send)
 
     def stop(self) -> None:
         """Send nothing more, and ring no more."""
@@ -115,11 +123,15 @@ class Pump:
     # --- one turn ---------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
+        """Begin a turn: call the next in, and send what may go."""
+        self._is_due = self._has_hurried = False
+        if not self._stopped:
+            self._door.open()
+            self._send()
+
+    def _send(self) -> None:
         """Send what may go now, and set the alarm for what may go later."""
-        self._is_due = self.waits_for_money = False
-        if self._stopped:
-            return
-        self._door.open()
+        self.waits_for_money = False
         now = self._clock.now()
         due = self._queue.release_due(now)
         self._queue.bring_back()

@@ -6,7 +6,7 @@ Imported when the first batch leaves, since langchain-core takes a while to impo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
@@ -29,3 +29,22 @@ class CallEach(Runnable[T, None]):
     async def ainvoke(self, input: T, config: RunnableConfig | None = None, **kwargs: Any) -> None:  # noqa: A002, ARG002
         """Make the call of one item."""
         await self._call(input)
+
+    async def abatch(
+        self,
+        inputs: list[T],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[None]:
+        """Make the calls of all items. The only item of a batch needs no task of its own, and begins at once."""
+        if len(inputs) != 1:
+            return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+        try:
+            await self._call(inputs[0])
+        except Exception as error:
+            if not return_exceptions:
+                raise
+            return cast("list[None]", [error])  # as LangChain's own says it
+        return [None]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -51,11 +51,12 @@ def line_of(at: datetime, event: Event) -> bytes:
     Durations are seconds with six decimals, a priority is "high", "normal" or "low", `usage` becomes `input_tokens`,
     `output_tokens` and so on. Raises TypeError, ValueError or RuntimeError for what cannot be written as JSON.
     """
-    columns, values_of = SHAPES[type(event)]
-    record: dict[str, Any] = {"ts": at, "event": event.name}
-    for (name, form), value in zip(columns, values_of(event), strict=True):
-        if value is not None:
-            record[name] = value if form is None else form(value)
+    names, forms, values_of = SHAPES[type(event)]
+    told = {name: value for name, value in zip(names, values_of(event), strict=True) if value is not None}
+    record: dict[str, Any] = {"ts": at, "event": event.name, **told}
+    for name, form in forms:
+        if name in record:
+            record[name] = form(record[name])
     usage = record.pop("usage", None)
     if usage is not None:
         record.update(usage.__dict__)  # its fields alone; model_dump() would take five times as long
@@ -80,10 +81,17 @@ FORMS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _shape(cls: type[Event]) -> tuple[tuple[tuple[str, Callable[[Any], Any] | None], ...], Callable[[Event], Any]]:
-    """Return the names of the fields with their forms, and what takes all values out of an event."""
-    names = [field.name for field in fields(cls)]
-    return tuple((name, FORMS.get(name)) for name in names), attrgetter(*names)
+class Shape(NamedTuple):
+    """How events of one class become lines."""
+
+    names: tuple[str, ...]  # of the fields
+    forms: tuple[tuple[str, Callable[[Any], Any]], ...]  # of those that are not written as they are
+    values_of: Callable[[Event], tuple[Any, ...]]
+
+
+def _shape(cls: type[Event]) -> Shape:
+    names = tuple([field.name for field in fields(cls)])
+    return Shape(names, tuple([(name, FORMS[name]) for name in names if name in FORMS]), attrgetter(*names))
 
 
 SHAPES = {cls: _shape(cls) for cls in JOURNALLED}

@@ -133,9 +133,10 @@ class FairLine:
         line = self._lines.get(agent)
         if line is not None:
             line.served += tokens
-            head = line.head()
-            if head is not None:
-                self._bring_forward(line, head)
+            if tokens < 0 and len(self._lines) > 1:  # its turn may come sooner; a later one is noticed by `best`
+                head = line.head()
+                if head is not None:
+                    self._bring_forward(line, head)
         elif agent in self._idle:
             self._idle[agent] += tokens
 

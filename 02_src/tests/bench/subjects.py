@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -167,10 +168,17 @@ async def request(ours: Any, scene: Scene, prompts: list[str]) -> None:
 
 
 def llm_request(scene: Scene, prompt: str) -> Any:
+    message, request = records()
+    messages = [message(role=role, content=text) for role, text in scene.messages(prompt)]
+    return request(model=MODELS[scene.api], messages=messages)
+
+
+@cache
+def records() -> tuple[Any, Any]:
+    """Return the gateway's classes of a message and a request, imported once."""
     from llm_gateway import LLMMessage, LLMRequest
 
-    messages = [LLMMessage(role=role, content=text) for role, text in scene.messages(prompt)]
-    return LLMRequest(model=MODELS[scene.api], messages=messages)
+    return LLMMessage, LLMRequest
 
 
 # --- streams ---------------------------------------------------------------------------------------------------

@@ -303,8 +303,7 @@ async def test_callers_that_leave_give_back_the_permits_of_calls_that_were_not_m
     models = {"gpt-4o-mini": {"limits": {"rpm": 60, "safety": 1.0, "burst_seconds": 1.0}}}
     async with gateway_over(provider, models=models) as gateway:
         leaving = asyncio.create_task(gateway.request(ask("a")))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # submitted; its permits are taken before it is gone
         leaving.cancel()
         await asyncio.wait([leaving])
         await gateway.request(ask("b"))
@@ -378,12 +377,22 @@ async def test_a_caller_who_leaves_the_queue_costs_no_provider_call() -> None:
     assert provider.sent == ["0", "2"]
 
 
+async def test_high_leaves_in_the_turn_that_it_comes_in_and_others_of_that_turn_share_a_batch() -> None:
+    provider = FakeProvider()
+    async with gateway_over(provider) as gateway:
+        users = [asyncio.create_task(gateway.request(ask(str(n), RequestPriority.HIGH))) for n in range(5)]
+        agents = [asyncio.create_task(gateway.request(ask(str(n)))) for n in range(5, 8)]
+        await asyncio.sleep(0)
+        assert gateway.get_stats()["batches"]["sizes"] == {"1": 1}
+        await asyncio.gather(*users, *agents)
+        assert gateway.get_stats()["batches"]["sizes"] == {"1": 1, "7": 1}
+
+
 async def test_a_caller_who_leaves_before_the_tick_is_over_is_not_sent() -> None:
     provider = FakeProvider()
     async with gateway_over(provider) as gateway:
         leaving = asyncio.create_task(gateway.request(ask("a")))
-        await asyncio.sleep(0)  # submitted, and the pump is due
-        await asyncio.sleep(0)  # the batch has left, and its call is about to begin
+        await asyncio.sleep(0)  # submitted; the batch leaves, and its call is about to begin, before it is gone
         leaving.cancel()
         await asyncio.wait([leaving])
         assert (await gateway.request(ask("b"))).content == "ok"
