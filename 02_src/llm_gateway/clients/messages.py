@@ -150,28 +150,32 @@ def _usage(message: AIMessage) -> TokenUsage | None:
     counted: Mapping[str, Any] | None = message.usage_metadata
     if counted is None:
         return None
+    parts: dict[str, list[object]] = {
+        "input_tokens": [counted["input_tokens"]],
+        "output_tokens": [counted["output_tokens"]],
+    }
     into: Mapping[str, Any] = counted.get("input_token_details") or {}
-    out: Mapping[str, Any] = counted.get("output_token_details") or {}
-    return usage_of(
-        input_tokens=[counted["input_tokens"]],
-        output_tokens=[counted["output_tokens"]],
-        cache_read_tokens=[_part(into, "cache_read")],
+    if any(into.values()):  # mostly there are none
+        parts["cache_read_tokens"] = [_part(into, "cache_read")]
         # Anthropic tells either the sum or its parts by lifetime; LangChain then leaves the sum at 0.
-        cache_write_tokens=[_part(into, name) for name in CACHE_WRITES],
-        reasoning_tokens=[_part(out, "reasoning")],
-        cache_write_1h_tokens=[_part(into, "ephemeral_1h_input_tokens")],
-    )
+        parts["cache_write_tokens"] = [_part(into, name) for name in CACHE_WRITES]
+        parts["cache_write_1h_tokens"] = [_part(into, "ephemeral_1h_input_tokens")]
+    out: Mapping[str, Any] = counted.get("output_token_details") or {}
+    if any(out.values()):
+        parts["reasoning_tokens"] = [_part(out, "reasoning")]
+    return usage_of(**parts)
 
 
 def usage_of(**parts: Iterable[object]) -> TokenUsage | None:
     """Return the usage whose counts are the sums of their parts; None, unknown, if one cannot be a count of tokens."""
     counts: dict[str, int] = {}
     for name, values in parts.items():
-        counts[name] = 0
+        count = 0
         for value in values:
             if not is_count(value):
                 return None
-            counts[name] += value
+            count += value
+        counts[name] = count
     return TokenUsage(**counts)
 
 
@@ -183,16 +187,16 @@ def is_count(value: object) -> TypeGuard[int]:
 def plausible(usage: Any) -> bool:
     """Tell whether all that an SDK's usage record counts in tokens are counts. LangChain stumbles over what is none."""
     for name, value in dict(usage).items():
+        if value is None or is_count(value):
+            continue
         if isinstance(value, BaseModel | dict):
             if not plausible(value):
                 return False
-        elif name.endswith("_tokens") and value is not None and not is_count(value):
+        elif name.endswith("_tokens"):
             return False
     return True
 
 
 def _part(details: Mapping[str, Any], name: str) -> object:
     """Return a count that OpenAI's service tiers put a prefix to."""
-    if not details:
-        return 0
     return details.get(name) or details.get(f"flex_{name}") or details.get(f"priority_{name}") or 0

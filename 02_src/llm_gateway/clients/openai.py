@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -31,24 +32,35 @@ OURS = frozenset({
 })  # fmt: skip
 
 
+PLAIN_VALUES = frozenset({str, int, float, type(None)})
+MOST_FRAMES = 256  # agents ask with a few settings of temperature and length
 PLAIN_KINDS = frozenset({HumanMessage, SystemMessage, AIMessage})
+
+
+@dataclass(slots=True)
+class Known:
+    """What LangChain needs to be asked for only once. In one place, since pydantic takes its time to find a private."""
+
+    forms: dict[type, dict[str, Any]] = field(default_factory=dict)  # how a plain text is sent, by its class
+    frames: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)  # payloads of no messages
+    defaults: dict[str, Any] | None = None
 
 
 class GPT(ChatOpenAI):
     """ChatOpenAI that takes an answer also where the usage that comes with it is nonsense; it is unknown then."""
 
     _lean: lean.Completions | None = PrivateAttr(default=None)  # what to call instead of the SDK
-    _forms: dict[type, dict[str, Any]] = PrivateAttr(default_factory=dict)  # how a plain text is sent, by its class
-    _defaults: dict[str, Any] | None = PrivateAttr(default=None)
+    _known: Known = PrivateAttr(default_factory=Known)
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         """Call without the SDK, and without the hop to a thread that LangChain reads the answer in."""
-        if self._lean is not None and not self.include_response_headers:
+        completions = self._lean
+        if completions is not None and not self.include_response_headers:
             payload = self._get_request_payload(messages, stop=stop, **kwargs)
-            if not self._use_responses_api(payload):
-                return self._create_chat_result(await self._lean.create(**payload))
+            if "messages" in payload:  # the Responses API has an "input"
+                return self._create_chat_result(await completions.create(**payload))
         return await super()._agenerate(messages, stop, run_manager, **kwargs)
 
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -57,12 +69,14 @@ class GPT(ChatOpenAI):
         It takes its time for every message, and reads the words of answers a character at a time for sound in them.
         """
         plain = isinstance(input_, list) and not self.use_previous_response_id
-        known = self._forms  # once: pydantic takes its time to find what is private
-        forms = [self._form(each, known) for each in input_] if plain else [None]
+        known = self._known
+        forms = [self._form(each, known.forms) for each in input_] if plain else [None]
         if all(form is None for form in forms):
             return super()._get_request_payload(input_, stop=stop, **kwargs)
         rest = [each for each, form in zip(input_, forms, strict=True) if form is None]
-        payload = super()._get_request_payload(rest, stop=stop, **kwargs)
+        payload = (
+            super()._get_request_payload(rest, stop=stop, **kwargs) if rest else self._frame(stop, kwargs, known.frames)
+        )
         if "messages" not in payload:  # the Responses API has another form
             return super()._get_request_payload(input_, stop=stop, **kwargs)
         translated = iter(payload["messages"])
@@ -71,6 +85,20 @@ class GPT(ChatOpenAI):
             for each, form in zip(input_, forms, strict=True)
         ]
         return payload
+
+    def _frame(
+        self, stop: list[str] | None, arguments: dict[str, Any], known: dict[tuple[Any, ...], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the payload of no messages; that of a few plain arguments is put together once."""
+        if stop or not PLAIN_VALUES.issuperset(map(type, arguments.values())):
+            return super()._get_request_payload([], stop=stop, **arguments)
+        key = tuple(arguments.items())
+        frame = known.get(key)
+        if frame is None:
+            if len(known) >= MOST_FRAMES:
+                known.clear()
+            frame = known[key] = super()._get_request_payload([], **arguments)
+        return frame.copy()  # its messages are put in; what lies deeper nobody changes
 
     def _form(self, message: Any, known: dict[type, dict[str, Any]]) -> dict[str, Any] | None:
         """Return how a plain text of a message's role is sent, None for a message that is more than that."""
@@ -86,10 +114,10 @@ class GPT(ChatOpenAI):
     @property
     def _default_params(self) -> dict[str, Any]:
         """Gather the parameters of every call once; nobody changes them after the model was made."""
-        known = self._defaults
-        if known is None:
-            known = self._defaults = super()._default_params
-        return known.copy()
+        known = self._known
+        if known.defaults is None:
+            known.defaults = super()._default_params
+        return known.defaults.copy()
 
     def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
         if isinstance(response, dict):

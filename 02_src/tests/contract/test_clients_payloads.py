@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from llm_gateway.clients.openai import GPT
+from llm_gateway.clients.openai import GPT, MOST_FRAMES
 
 CALL = {"type": "tool_call", "id": "a", "name": "look", "args": {"where": "up"}}
 ANSWERS: dict[str, BaseMessage] = {
@@ -60,6 +60,24 @@ def test_plain_texts_of_every_role_are_sent_as_langchain_would_send_them_each_ti
         seen["messages"][0]["content"] = seen["model"] = "changed by its receiver"
     named: list[BaseMessage] = [HumanMessage("Where?", name="guide"), SystemMessage("Be brief.")]
     assert ours._get_request_payload(named) == theirs._get_request_payload(named)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"model": "gpt-4o-mini"}, {"model": "o3"}, {"model": "m", "use_responses_api": True}]
+)
+def test_each_setting_is_sent_as_langchain_would_send_it_however_many_there_were(fields: dict[str, Any]) -> None:
+    ours, theirs = both(**fields)
+    texts: list[BaseMessage] = [HumanMessage("Where?")]
+    settings: list[dict[str, Any]] = [
+        {},
+        {"max_tokens": 5},
+        {"temperature": 0.5, "max_tokens": 5},
+        {"max_tokens": 5, "stop": ["x"]},
+        {"extra_body": {"top_k": 3}, "service_tier": "flex"},
+        *({"max_tokens": number} for number in range(MOST_FRAMES + 5)),
+    ]
+    for setting in (*settings, *settings[:5]):
+        assert ours._get_request_payload(texts, **setting) == theirs._get_request_payload(texts, **setting)
 
 
 def test_a_question_that_is_no_list_of_messages_is_langchains_own_business() -> None:
