@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager
@@ -12,17 +12,28 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_core.runnables import RunnableConfig
 
+from llm_gateway.clients.messages import langchain_messages
+from llm_gateway.models import LLMMessage
+
 # No callbacks but those that the process turns on for all: the task that runs a batch must not report the calls of
 # many callers to the handlers of the one who came first.
 QUIET: RunnableConfig = {"callbacks": []}
 
 
-async def invoked(model: BaseChatModel, messages: list[BaseMessage], arguments: dict[str, Any]) -> AIMessage:
+class TakesTexts:
+    """A chat model that can be asked with plain texts as they are, without a message of LangChain's for each."""
+
+    async def agenerate_texts(self, messages: Sequence[LLMMessage], arguments: dict[str, Any], /) -> ChatResult | None:
+        """Return what `_agenerate` returns; None, before anything is sent, where that has to be asked instead."""
+        raise NotImplementedError
+
+
+async def invoked(model: BaseChatModel, messages: Sequence[LLMMessage], arguments: dict[str, Any]) -> AIMessage:
     """Return what `model.ainvoke` returns."""
-    return await model.ainvoke(messages, QUIET, **arguments)
+    return await model.ainvoke(langchain_messages(messages), QUIET, **arguments)
 
 
-async def generated(model: BaseChatModel, messages: list[BaseMessage], arguments: dict[str, Any]) -> AIMessage:
+async def generated(model: BaseChatModel, messages: Sequence[LLMMessage], arguments: dict[str, Any]) -> AIMessage:
     """Return what `model.ainvoke` returns, for a third of its cost, if no handler and no tracer is there to be told.
 
     `ainvoke` collects what they might want to know, inspects signatures and makes two tasks, for nobody then.
@@ -30,7 +41,9 @@ async def generated(model: BaseChatModel, messages: list[BaseMessage], arguments
     if not _is_bare(model) or _is_heard(model):
         return await invoked(model, messages, arguments)
     try:
-        result = await model._agenerate(messages, **arguments)  # noqa: SLF001 - what chat models are made by overriding
+        result = await model.agenerate_texts(messages, arguments) if isinstance(model, TakesTexts) else None
+        if result is None:
+            result = await model._agenerate(langchain_messages(messages), **arguments)  # noqa: SLF001 - what chat models are made by overriding
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and not task.cancelling():

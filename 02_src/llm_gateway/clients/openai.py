@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from pydantic import PrivateAttr
 
+from llm_gateway.clients.asking import TakesTexts
 from llm_gateway.clients.base import Completion, Deployment
 from llm_gateway.clients.batches.openai import OpenAIBatches
 from llm_gateway.clients.chat import LangChainClient, PlainDialect
@@ -22,7 +24,7 @@ from llm_gateway.clients.messages import plausible, usage_of
 from llm_gateway.clients.schemas import strict
 from llm_gateway.clients.text import readable
 from llm_gateway.clients.transport import PoolLease, Pools, httpx2_options
-from llm_gateway.models import LLMRequest
+from llm_gateway.models import LLMMessage, LLMRequest
 from llm_gateway.price_lanes import FLEX_SECONDS
 
 OURS = frozenset({
@@ -34,7 +36,8 @@ OURS = frozenset({
 
 PLAIN_VALUES = frozenset({str, int, float, type(None)})
 MOST_FRAMES = 256  # agents ask with a few settings of temperature and length
-PLAIN_KINDS = frozenset({HumanMessage, SystemMessage, AIMessage})
+KINDS: dict[str, type[BaseMessage]] = {"user": HumanMessage, "system": SystemMessage, "assistant": AIMessage}
+PLAIN_KINDS = frozenset(KINDS.values())
 
 
 @dataclass(slots=True)
@@ -46,7 +49,7 @@ class Known:
     defaults: dict[str, Any] | None = None
 
 
-class GPT(ChatOpenAI):
+class GPT(TakesTexts, ChatOpenAI):
     """ChatOpenAI that takes an answer also where the usage that comes with it is nonsense; it is unknown then."""
 
     _lean: lean.Completions | None = PrivateAttr(default=None)  # what to call instead of the SDK
@@ -62,6 +65,34 @@ class GPT(ChatOpenAI):
             if "messages" in payload:  # the Responses API has an "input"
                 return self._create_chat_result(await completions.create(**payload))
         return await super()._agenerate(messages, stop, run_manager, **kwargs)
+
+    async def agenerate_texts(self, messages: Sequence[LLMMessage], arguments: dict[str, Any], /) -> ChatResult | None:
+        """Call without the SDK, and with the messages in the form that LangChain gives to one of their roles."""
+        completions = self._lean
+        if completions is None or self.include_response_headers:
+            return None
+        payload = self._payload_of_texts(messages, arguments)
+        return None if payload is None else self._create_chat_result(await completions.create(**payload))
+
+    def _payload_of_texts(self, messages: Sequence[LLMMessage], arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the payload of plain texts; None if LangChain has to see the messages."""
+        if self.use_previous_response_id or "stop" in arguments:
+            return None
+        known = self._known
+        sent = []
+        for message in messages:
+            role, content = message.role, message.content
+            if type(content) is not str or role == "tool" or message.tool_calls:
+                return None
+            form = known.forms.get(KINDS[role]) or self._form(KINDS[role](""), known.forms)
+            if form is None:
+                return None
+            sent.append({**form, "content": content})
+        payload = self._frame(None, arguments, known.frames)
+        if "messages" not in payload:  # the Responses API has another form
+            return None
+        payload["messages"] = sent
+        return payload
 
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         """Let LangChain translate a plain text of each role once, and only what is more than that each time.

@@ -27,7 +27,7 @@ def check(request: LLMRequest, *, json_only: bool = True) -> None:
         else:
             for place, block in enumerate(content):
                 _check_value(block, f"messages[{number}].content[{place}]", json_only=json_only)
-        if message.role in {"assistant", "tool"}:
+        if message.tool_calls or message.tool_call_id:
             _check_calls(message, f"messages[{number}]")
     for number, tool in enumerate(request.tools or ()):
         _check_text(tool.description, f"tools[{number}].description")

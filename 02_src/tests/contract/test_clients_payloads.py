@@ -9,7 +9,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from llm_gateway.clients.messages import langchain_messages
 from llm_gateway.clients.openai import GPT, MOST_FRAMES
+from llm_gateway.models import LLMMessage, LLMToolCall
 
 CALL = {"type": "tool_call", "id": "a", "name": "look", "args": {"where": "up"}}
 ANSWERS: dict[str, BaseMessage] = {
@@ -78,6 +80,45 @@ def test_each_setting_is_sent_as_langchain_would_send_it_however_many_there_were
     ]
     for setting in (*settings, *settings[:5]):
         assert ours._get_request_payload(texts, **setting) == theirs._get_request_payload(texts, **setting)
+
+
+TEXTS = [
+    LLMMessage(role="system", content="Be brief."),
+    LLMMessage(role="user", content="Where?"),
+    LLMMessage(role="assistant", content="Paris, 🎈."),
+    LLMMessage(role="user", content=""),
+]
+CALLS = [LLMToolCall(id="a", name="look", arguments={})]
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "o3"])
+def test_texts_that_no_message_was_made_of_are_sent_as_langchain_would_send_them(model: str) -> None:
+    ours, theirs = both(model=model)
+    settings: list[dict[str, Any]] = [{}, {"max_tokens": 5, "temperature": 0.5}]
+    for setting in settings:
+        for _ in range(2):
+            seen = ours._payload_of_texts(TEXTS, setting)
+            assert seen == theirs._get_request_payload(langchain_messages(TEXTS), **setting)
+            seen["messages"][0]["content"] = seen["model"] = "changed by its receiver"
+
+
+@pytest.mark.parametrize(
+    ("message", "fields", "setting"),
+    [
+        (LLMMessage(role="assistant", content="I look.", tool_calls=CALLS), {}, {}),
+        (LLMMessage(role="tool", content="a tower", tool_call_id="a"), {}, {}),
+        (LLMMessage(role="user", content=[{"type": "text", "text": "Where?"}]), {}, {}),
+        (TEXTS[0], {}, {"stop": ["x"]}),
+        (TEXTS[0], {"use_responses_api": True}, {}),
+        (TEXTS[0], {"use_previous_response_id": True}, {}),
+    ],
+    ids=["tool calls", "a tool's result", "blocks", "stop words", "Responses API", "a stored conversation"],
+)
+def test_langchain_sees_the_messages_of_what_is_more_than_plain_texts(
+    message: LLMMessage, fields: dict[str, Any], setting: dict[str, Any]
+) -> None:
+    ours, _ = both(model="m", **fields)
+    assert ours._payload_of_texts([*TEXTS, message], setting) is None
 
 
 def test_a_question_that_is_no_list_of_messages_is_langchains_own_business() -> None:

@@ -15,6 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
 from llm_gateway.clients.asking import generated, invoked, streamed
+from llm_gateway.models import LLMMessage
 
 
 async def nothing() -> None: ...
@@ -54,7 +55,8 @@ def model(**fields: Any) -> Model:
     return Model(cache=False, **fields)
 
 
-ASKED: tuple[list[BaseMessage], dict[str, Any]] = ([HumanMessage("hi")], {"stop": ["END"]})
+ASKED: tuple[list[LLMMessage], dict[str, Any]] = ([LLMMessage(role="user", content="hi")], {"stop": ["END"]})
+HEARD: list[BaseMessage] = [HumanMessage("hi")]
 
 
 async def test_asked_directly_a_model_answers_what_it_answers_to_ainvoke() -> None:
@@ -152,7 +154,7 @@ def streaming(**fields: Any) -> Streaming:
     return Streaming(**{"cache": False, **fields})
 
 
-async def told(made: Streaming, messages: list[BaseMessage] = ASKED[0], *, lean: bool = True) -> list[Any]:
+async def told(made: Streaming, messages: list[BaseMessage] = HEARD, *, lean: bool = True) -> list[Any]:
     chunks = [each async for each in streamed(made, messages, ASKED[1], lean=lean)]
     return [(each.content, each.response_metadata) for each in chunks if each.content]
 
@@ -177,6 +179,6 @@ async def test_a_stream_that_somebody_hears_or_that_wants_another_form_is_astrea
     known: dict[str, dict[str, Any]] = {"handler": {"callbacks": [ears]}, "version": {"output_version": "v1"}}
     fields = known.get(why, {})
     made = streaming(**fields)
-    asked: list[BaseMessage] = [HumanMessage([{"type": "text", "text": "hi"}])] if why == "blocks" else ASKED[0]
+    asked: list[BaseMessage] = [HumanMessage([{"type": "text", "text": "hi"}])] if why == "blocks" else HEARD
     assert len(await told(made, asked)) == 2
     assert (made.begun, ears.heard) == (1, int(why == "handler"))
