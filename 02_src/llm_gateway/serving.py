@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
+from llm_gateway import collector
 from llm_gateway.batching import Lane
 from llm_gateway.budgets import Budgets
 from llm_gateway.cache import Answers, CacheFigures, Caching, store_of
@@ -96,8 +96,7 @@ class Serving:
             tells_beginnings=means.tells_beginnings,
         )
         if means.config.freeze:
-            gc.collect()
-            gc.freeze()
+            collector.freeze()
         return lane
 
     def _upstreams(self, model: str) -> list[Upstream]:

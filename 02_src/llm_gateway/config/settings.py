@@ -387,9 +387,9 @@ class GatewayConfig(Settings):
     coalesce: bool = False
     """Let identical requests at temperature 0 that are under way at the same time share one call; streams never do."""
     freeze: bool = False
-    """Once a model's libraries are loaded, let Python's garbage collector look at what was made since, and no more at
-    the rest of the process: `gc.collect()` and `gc.freeze()`. Its longest pauses, tens of milliseconds, go away; what
-    forms cycles by then and is dropped later stays in memory."""
+    """Once a model's libraries are loaded, let Python's garbage collector look rarely, and only at what was made since:
+    `gc.collect()`, `gc.freeze()` and higher thresholds. Its longest pauses, tens of milliseconds, go away, and a
+    request costs less; what forms cycles by then and is dropped later stays in memory."""
     drain_timeout: NonNegative = 30.0
     """Seconds that shutdown waits for what was accepted before it cancels the rest."""
     seed: Annotated[int, Numeric] | None = None

@@ -678,6 +678,7 @@ async def test_the_collector_is_spared_what_is_loaded_only_where_that_is_asked_f
 ) -> None:
     frozen: list[str] = []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append("froze"))
+    monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
     async with gateway_over(FakeProvider(), freeze=asked_for) as gateway:
         assert frozen == []  # not before the libraries of a model are loaded
         await gateway.batch([ask("a"), ask("b")])
