@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from bench import own, peers, subjects
 from bench.cores import stay_on
-from bench.scene import PROMPT, Api, Scene
+from bench.scene import PROMPT, Api, Loop, Scene
 from bench.subjects import Ask, Tell
 
 Open = Callable[[str, Scene], AbstractAsyncContextManager[Any]]
@@ -261,15 +261,32 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=0.0)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--core", type=int, help="the core to stay on")
+    parser.add_argument("--loop", choices=get_args(Loop), default="asyncio")
     parser.add_argument("--slow", type=float, help="seconds of the slow neighbour, instead of the other figures")
     given = parser.parse_args()
     stay_on(given.core)
     if given.slow is not None:
         found: Any = slow_neighbour(given.subject, given.server, callers=given.concurrency, seconds=given.slow)
     else:
-        scene = Scene(concurrency=given.concurrency, api=given.api, long=given.long, latency_ms=given.latency_ms)
+        scene = Scene(
+            concurrency=given.concurrency,
+            api=given.api,
+            long=given.long,
+            latency_ms=given.latency_ms,
+            loop=given.loop,
+        )
         found = measure(given.subject, given.server, scene, warm_up=given.warm_up, seconds=given.seconds)
-    print(json.dumps(asdict(asyncio.run(found))))  # noqa: T201 - the answer to the parent
+    with asyncio.Runner(loop_factory=factory_of(given.loop)) as runner:
+        print(json.dumps(asdict(runner.run(found))))  # noqa: T201 - the answer to the parent
+
+
+def factory_of(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes a loop of this kind; None for asyncio's own."""
+    if loop == "asyncio":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

@@ -21,7 +21,16 @@ from rich.table import Table
 COMMAND = ".venv/bin/python 02_src/tests/bench/run.py"
 COLUMNS = ["", "CPU a request, µs", "requests/s", "p50, ms", "p99, ms", "peak memory, MiB"]
 FIRST = "first piece, ms after the server's"
-PACKAGES = ("langchain-core", "langchain-openai", "langchain-anthropic", "openai", "anthropic", "aiohttp", "pydantic")
+PACKAGES = (
+    "langchain-core",
+    "langchain-openai",
+    "langchain-anthropic",
+    "openai",
+    "anthropic",
+    "aiohttp",
+    "pydantic",
+    "uvloop",
+)
 CPU_INFO = Path("/proc/cpuinfo")
 
 Rows = list[list[str]]
@@ -58,6 +67,8 @@ METHOD = """## How it is measured
 - A stream has 40 pieces; its first one tells how long the server took for it, and the others come 2 ms later.
 - The gateway has everything on: limits that never bind, queue, batches, journal, statistics, prices. TensorZero keeps
   no records here, and LiteLLM and any-llm keep no journal. No subject retries.
+- Where a table says so, all of its subjects run on uvloop, which `llm-gateway` takes for its commands where it is
+  installed.
 - The own share is `LLMGateway.request` at concurrency 64 over a client that does nothing, building the `LLMRequest`
   included.
 - Import: a fresh interpreter each time, the median of {imports}.

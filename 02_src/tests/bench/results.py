@@ -28,13 +28,13 @@ TITLES = {
     "litellm_stream": "LiteLLM `Router.acompletion`, streamed",
     "tensorzero_stream": "TensorZero, embedded, streamed",
     "nothing_with_journal": "`LLMGateway.request`, everything on",
+    "nothing_on_uvloop": "the same on uvloop",
     "nothing_without_journal": "`LLMGateway.request`, journal off",
     "bare_runnable": "of that, `Runnable.abatch` in lists of 32",
 }
 OURS = ("gateway_request", "gateway_request_sdk", "gateway_batch")
 BARE = ("ainvoke", "raw_aiohttp")
 PEERS = ("litellm_router", "tensorzero")
-OWN_SHARE = ("nothing_with_journal", "nothing_without_journal", "bare_runnable")
 NEIGHBOURS = ("gateway_request", "abatch")
 
 ALONE = Scene(concurrency=1)
@@ -44,6 +44,16 @@ LONG_CROWD = Scene(long=True)
 FLIGHT = Scene(concurrency=512, latency_ms=500)
 STREAM_ALONE = Scene(concurrency=1, latency_ms=50)
 STREAM_CROWD = Scene(latency_ms=500)
+UVLOOP_CROWD = Scene(loop="uvloop")
+UVLOOP_FLIGHT = Scene(concurrency=512, latency_ms=500, loop="uvloop")
+UVLOOP_STREAM = Scene(concurrency=1, latency_ms=50, loop="uvloop")
+
+OWN_SHARE = {
+    "nothing_with_journal": ("nothing_with_journal", CROWD),
+    "nothing_on_uvloop": ("nothing_with_journal", UVLOOP_CROWD),
+    "nothing_without_journal": ("nothing_without_journal", CROWD),
+    "bare_runnable": ("bare_runnable", Scene(concurrency=32)),
+}
 
 Cells = tuple[tuple[Scene, tuple[str, ...]], ...]
 COMPARED: Cells = (
@@ -58,9 +68,12 @@ COMPARED: Cells = (
     (CLAUDE, (*BARE, *OURS[:2], "litellm_router")),
     (LONG_CROWD, (*BARE, *OURS[:2], *PEERS)),
     (FLIGHT, (*BARE, *OURS[:2], *PEERS)),
+    (UVLOOP_CROWD, (*BARE, "gateway_request", "gateway_request_frozen", "tensorzero")),
+    (UVLOOP_FLIGHT, ("raw_aiohttp", "gateway_request", "tensorzero")),
 )
 STREAMED: Cells = (
     (STREAM_ALONE, ("astream", "raw_stream", "gateway_stream", "gateway_stream_sdk", "tensorzero_stream")),
+    (UVLOOP_STREAM, ("raw_stream", "gateway_stream", "tensorzero_stream")),
     (STREAM_CROWD, ("astream", "raw_stream", "gateway_stream", "litellm_stream", "tensorzero_stream")),
 )
 EVERY_SUBJECT = (*BARE, "abatch", *OURS, "gateway_request_frozen", *PEERS, "any_llm")
@@ -124,4 +137,5 @@ def title_of(scene: Scene) -> str:
     api = "OpenAI" if scene.api == "openai" else "Anthropic"
     talk = f", {LONG} messages of {LONG_TEXT} characters" if scene.long else ""
     speed = f"a server that takes {scene.latency_ms} ms" if scene.latency_ms else "a server that answers at once"
-    return f"{api}{talk}, {speed}, concurrency {scene.concurrency}"
+    loop = ", on uvloop" if scene.loop == "uvloop" else ""
+    return f"{api}{talk}, {speed}, concurrency {scene.concurrency}{loop}"

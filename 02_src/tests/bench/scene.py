@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Api = Literal["openai", "anthropic"]
+Loop = Literal["asyncio", "uvloop"]
 
 SYSTEM = "You are a careful assistant. Answer in one short paragraph, and say so when you do not know."
 PROMPT = "Question {number}: " + "how does a gateway keep a hundred agents within the limits of one provider? " * 4
@@ -22,6 +23,7 @@ class Scene:
     api: Api = "openai"
     long: bool = False
     latency_ms: int = 0
+    loop: Loop = "asyncio"
 
     def base_url(self, server: str) -> str:
         """Return where clients of this API look for the server at `server`, as its own package wants it."""
@@ -32,5 +34,6 @@ class Scene:
         """Return the conversation that ends with `prompt`, as roles and texts."""
         if not self.long:
             return [("system", SYSTEM), ("user", prompt)]
-        texts = [f"{prompt[:24]} {number} {prompt * 2}"[:LONG_TEXT] for number in range(LONG)]
+        begin, rest = prompt[:24], prompt * 2
+        texts = [f"{begin} {number} {rest}"[:LONG_TEXT] for number in range(LONG)]
         return [("assistant" if number % 2 else "user", text) for number, text in enumerate(texts)]

@@ -71,10 +71,9 @@ def collect(plan: Plan, url: str, peers: Mapping[str, Path]) -> Results:
                     python = peers[home] if home else Path(sys.executable)
                     found = figures_of(python, subject, url, scene, plan)
                     results.compared.setdefault((subject, scene), []).append(found)
-        for subject in OWN_SHARE:
-            scene = Scene(concurrency=32 if subject == "bare_runnable" else 64)
+        for name, (subject, scene) in OWN_SHARE.items():
             found = figures_of(Path(sys.executable), subject, url, scene, plan)
-            results.own_share.setdefault(subject, []).append(found)
+            results.own_share.setdefault(name, []).append(found)
     for subject in NEIGHBOURS:
         slow = {"slow": plan.slow}
         seen = run(Path(sys.executable), subject, server=url, concurrency=plan.callers, **slow)
@@ -97,6 +96,7 @@ def figures_of(python: Path, subject: str, url: str, scene: Scene, plan: Plan) -
             concurrency=scene.concurrency,
             api=scene.api,
             latency_ms=scene.latency_ms,
+            loop=scene.loop,
             warm_up=warm_up,
             seconds=seconds,
         )
