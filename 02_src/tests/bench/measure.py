@@ -34,6 +34,7 @@ SUBJECTS: dict[str, Open] = {
     "tensorzero": peers.tensorzero,
     "any_llm": peers.any_llm,
     "nothing_with_journal": own.nothing_with_journal,
+    "nothing_frozen": own.nothing_frozen,
     "nothing_without_journal": own.nothing_without_journal,
     "bare_runnable": own.bare_runnable,
 }

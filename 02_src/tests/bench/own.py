@@ -25,6 +25,14 @@ async def nothing_with_journal(server: str, scene: Scene) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
+async def nothing_frozen(server: str, scene: Scene) -> AsyncIterator[Ask]:  # noqa: ARG001
+    """The same as `nothing_with_journal`, with the option `freeze`."""
+    with TemporaryDirectory() as logs:
+        async with _over_nothing(scene, logs, freeze=True) as ask:
+            yield ask
+
+
+@asynccontextmanager
 async def nothing_without_journal(server: str, scene: Scene) -> AsyncIterator[Ask]:  # noqa: ARG001
     """The same, the journal turned off."""
     async with _over_nothing(scene, False) as ask:
@@ -67,11 +75,12 @@ def gateway_over_nothing() -> type[LLMGateway]:
 
 
 @asynccontextmanager
-async def _over_nothing(scene: Scene, logs: str | bool) -> AsyncIterator[Ask]:  # noqa: FBT001
+async def _over_nothing(scene: Scene, logs: str | bool, *, freeze: bool = False) -> AsyncIterator[Ask]:  # noqa: FBT001
     OverNothing = gateway_over_nothing()  # noqa: N806 - a class
 
     model = {"max_concurrency": scene.concurrency, "limits": LIMITS}
-    async with OverNothing({"models": {MODELS["openai"]: model}, "logs": {"dir": logs}}) as gateway:
+    config = {"models": {MODELS["openai"]: model}, "logs": {"dir": logs}, "freeze": freeze}
+    async with OverNothing(config) as gateway:
         yield lambda prompts: request(gateway, scene, prompts)
 
 

@@ -28,7 +28,8 @@ TITLES = {
     "litellm_stream": "LiteLLM `Router.acompletion`, streamed",
     "tensorzero_stream": "TensorZero, embedded, streamed",
     "nothing_with_journal": "`LLMGateway.request`, everything on",
-    "nothing_on_uvloop": "the same on uvloop",
+    "nothing_frozen": "the same with `freeze = true`",
+    "nothing_on_uvloop": "the same with `freeze = true`, on uvloop",
     "nothing_without_journal": "`LLMGateway.request`, journal off",
     "bare_runnable": "of that, `Runnable.abatch` in lists of 32",
 }
@@ -50,7 +51,8 @@ UVLOOP_STREAM = Scene(concurrency=1, latency_ms=50, loop="uvloop")
 
 OWN_SHARE = {
     "nothing_with_journal": ("nothing_with_journal", CROWD),
-    "nothing_on_uvloop": ("nothing_with_journal", UVLOOP_CROWD),
+    "nothing_frozen": ("nothing_frozen", CROWD),
+    "nothing_on_uvloop": ("nothing_frozen", UVLOOP_CROWD),
     "nothing_without_journal": ("nothing_without_journal", CROWD),
     "bare_runnable": ("bare_runnable", Scene(concurrency=32)),
 }
@@ -66,10 +68,10 @@ COMPARED: Cells = (
         ),
     ),
     (CLAUDE, (*BARE, *OURS[:2], "litellm_router")),
-    (LONG_CROWD, (*BARE, *OURS[:2], *PEERS)),
-    (FLIGHT, (*BARE, *OURS[:2], *PEERS)),
+    (LONG_CROWD, (*BARE, *OURS[:2], "gateway_request_frozen", *PEERS)),
+    (FLIGHT, (*BARE, *OURS[:2], "gateway_request_frozen", *PEERS)),
     (UVLOOP_CROWD, (*BARE, "gateway_request", "gateway_request_frozen", "tensorzero")),
-    (UVLOOP_FLIGHT, ("raw_aiohttp", "gateway_request", "tensorzero")),
+    (UVLOOP_FLIGHT, ("raw_aiohttp", "gateway_request", "gateway_request_frozen", "tensorzero")),
 )
 STREAMED: Cells = (
     (STREAM_ALONE, ("astream", "raw_stream", "gateway_stream", "gateway_stream_sdk", "tensorzero_stream")),
