@@ -34,6 +34,7 @@ class Late(LoopClock):
     """A clock that jumps beyond the deadline: as soon as a batch is noted, or where one goes on, at the first wait."""
 
     def __init__(self, passed: Callable[[str], None], *, goes_on: bool) -> None:
+        super().__init__()
         self._passed = passed
         self._goes_on = goes_on
         self._skipped = 0.0

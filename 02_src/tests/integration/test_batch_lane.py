@@ -50,6 +50,7 @@ class Skipping(LoopClock):
     """A clock that jumps an hour ahead when the first batch is noted, and tells the fuse of each step."""
 
     def __init__(self, fuse: Any = None) -> None:
+        super().__init__()
         self._skipped = 0.0
         self._fuse = fuse
 
