@@ -97,9 +97,7 @@ def _cpu(results: Results) -> Iterator[Target]:
     yield from _own_share(results)
     long = results.middle(FROZEN, LONG_CROWD, _cpu_us)
     if long is not None:
-        words = (
-            "CPU a request with a conversation of 21 messages of 400 characters, concurrency 64, `freeze = true`"
-        )
+        words = "CPU a request with a conversation of 21 messages of 400 characters, concurrency 64, `freeze = true`"
         yield Target(name=words, limit=LONG_US, figure=long, unit="µs")
 
 
