@@ -116,6 +116,7 @@ def plain(task: Task) -> Callable[[], None]:
     import orjson
 
     from llm_gateway import LLMGateway, LLMRequest, RequestPriority
+    from llm_gateway.cli import event_loop
 
     importlib.import_module("llm_gateway.cli.run")  # what the command has loaded before its clock starts
 
@@ -138,7 +139,7 @@ def plain(task: Task) -> Callable[[], None]:
                 # As many as a job keeps under way: no slot waits for a row.
                 await asyncio.gather(*(caller() for _ in range(4 * CALLS)))
 
-    return lambda: asyncio.run(work())
+    return lambda: event_loop.run(work())  # on the loop of the command
 
 
 def abatch(task: Task) -> Callable[[], None]:
