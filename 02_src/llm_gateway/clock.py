@@ -61,14 +61,14 @@ class LoopClock:
         if loop is not self._loop:
             self._look_at(loop)
         if self._is_coarse:
-            return loop.call_later(math.ceil((when - loop.time()) / GRAIN) * GRAIN, callback)
+            return loop.call_later(math.ceil((when - self._time()) / GRAIN) * GRAIN, callback)
         return loop.call_at(when, callback)
 
     def _look_at(self, loop: asyncio.AbstractEventLoop) -> None:
         """Find out which clock a loop has."""
         self._loop = loop
         self._is_coarse = any(each.__module__ == "uvloop" for each in type(loop).__mro__)
-        is_own = type(loop).time is not asyncio.BaseEventLoop.time
+        is_own = getattr(loop.time, "__func__", None) is not asyncio.BaseEventLoop.time
         self._time = loop.time if is_own and not self._is_coarse else time.monotonic
 
     async def sleep(self, seconds: float, /) -> None:

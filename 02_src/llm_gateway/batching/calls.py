@@ -181,7 +181,7 @@ class Calls:
         """Make one provider call and hand on its outcome. Raises what is a bug, after the caller was told."""
         task = ticket.call = asyncio.current_task()
         slot = Slot(ticket, upstream, self._on_lent)
-        ASKER.set(Asker(ticket.priority, ticket.agent, slot))  # of this item's task alone
+        ASKER.set(Asker(ticket.priority, ticket.agent, slot))  # of the task that makes this call, and no other
         ticket.begin_attempt(self._clock.now(), batch_id)
         # Repetitions are always told: a job has written down the first call of a row, and must hear of all others.
         if self.tells_beginnings or ticket.attempts > 1:

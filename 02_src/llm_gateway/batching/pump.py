@@ -104,7 +104,11 @@ class Pump:
         self.wake()
         if not self._has_hurried and not self._stopped:
             self._has_hurried = True
-            contextvars.Context().run(self._send)
+            try:
+                contextvars.Context().run(self._send)
+            except Exception as bug:  # noqa: BLE001 - of the gateway's own, for whoever watches the loop, not for a caller
+                context = {"message": "the pump of the gateway met a bug", "exception": bug}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     def stop(self) -> None:
         """Send nothing more, and ring no more."""

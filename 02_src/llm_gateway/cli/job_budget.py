@@ -32,12 +32,12 @@ async def within_budget(gateway: LLMGateway, job: Job, place: Place, limit: floa
     it is. Yields whether there is a budget. Raises ConfigurationError where nothing is left of it.
     """
     if isinstance(place, JobAddress):
-        async with _shared(gateway, place, limit) as has_budget:
+        async with _shared(gateway, job, place, limit) as has_budget:
             yield has_budget
         return
     if limit is not None:
         spent = (await job.ledger()).cost_usd
-        _check_left(spent, limit)
+        _check_left(limit, spent)
         budgets = Budgets(BudgetSettings(total=limit), owner=OWNER, remedy=OF_FILE)
         budgets.settle(budgets.take(0.0, model="", agent=None), spent)
         gateway.pay_from(budgets)
@@ -45,32 +45,40 @@ async def within_budget(gateway: LLMGateway, job: Job, place: Place, limit: floa
 
 
 @asynccontextmanager
-async def _shared(gateway: LLMGateway, address: JobAddress, limit: float | None) -> AsyncIterator[bool]:
+async def _shared(gateway: LLMGateway, job: Job, address: JobAddress, limit: float | None) -> AsyncIterator[bool]:
     # Its driver is imported where it is needed.
+    from llm_gateway.jobs.postgres import PostgresJobStore
     from llm_gateway.jobs.postgres_purse import PostgresPurse
 
+    if limit is None and isinstance(job.store, PostgresJobStore):
+        # Before it looks for a budget: who gives the job one at this moment sees that somebody works without.
+        await job.store.announce()
     lender = PostgresPurse(address)
     try:
-        purse = await lender.begin(limit)
+        purse = await lender.begin(limit, check=lambda standing: _check_left(*standing))
         if purse is None:
             yield False
             return
-        _check_left(purse.spent, purse.limit)
         budgets = SharedBudgets(BudgetSettings(total=purse.limit), owner=OWNER, remedy=SHARED)
         gateway.pay_from(budgets)
         talk = Ledger(budgets, lender, key="", clock=LoopClock(), patience=PATIENCE)
         talking = asyncio.create_task(talk.run())
+        # Where nobody lends any more, calls would wait for ever.
+        talking.add_done_callback(lambda task: None if task.cancelled() else job.abandon())
         try:
             yield True
         finally:
             talking.cancel()
             await asyncio.wait((talking,))
-            await talk.say_bye()
+            if talking.cancelled():
+                await talk.say_bye()
+        if not talking.cancelled():
+            talking.result()  # raises what ended it
     finally:
         await lender.aclose()
 
 
-def _check_left(spent: float, limit: float) -> None:
+def _check_left(limit: float, spent: float) -> None:
     if spent >= limit:
         raise ConfigurationError(
             f"--budget: the job has spent {dollars(spent)} of {dollars(limit)}; raise it to go on."

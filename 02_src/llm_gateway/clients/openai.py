@@ -123,7 +123,7 @@ class GPT(TakesTexts, ChatOpenAI):
         """Return the payload of no messages; that of a few plain arguments is put together once."""
         if stop or not PLAIN_VALUES.issuperset(map(type, arguments.values())):
             return super()._get_request_payload([], stop=stop, **arguments)
-        key = tuple(arguments.items())
+        key = (*arguments.items(), *map(type, arguments.values()))  # 1 and 1.0 are the same key, and not the same JSON
         frame = known.get(key)
         if frame is None:
             if len(known) >= MOST_FRAMES:

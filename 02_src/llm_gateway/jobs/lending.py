@@ -56,6 +56,8 @@ class Purse(BaseModel):
         return {"born": "", "parts": parts}
 
     def _lend(self, me: str, part: Part, now: float, *, is_last_word: bool) -> Loan:
+        if me not in self.members:  # new, with nothing, or forgotten: then its loan counts as gone
+            self.gone = max(0.0, self.gone - part["lent"])
         self.members[me] = Member(lent=part["lent"], spent=part["spent"], at=now)
         self._forget(now)
         if is_last_word:

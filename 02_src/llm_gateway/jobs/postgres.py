@@ -91,10 +91,13 @@ class PostgresJobStore:
 
     async def lease(self, model: str, limit: int, /) -> list[Lease]:
         """Lease up to `limit` pending rows of a model, the first of the input first, and record a call for each."""
-        if not self._works:
-            self._works = True
-            self._beating = asyncio.create_task(self._beat())
+        self._begin_to_work()
         return await self._commits.run(lambda connection: self._steps.lease(connection, model, limit))
+
+    async def announce(self) -> None:
+        """Let others know of this worker, also before it leases anything."""
+        self._begin_to_work()
+        await self._commits.run(lambda _connection: None)
 
     def record_call(self, lease: Lease, /) -> None:
         """Record that one more call will be made for a leased row. Blocks until it is on disk."""
@@ -168,6 +171,11 @@ class PostgresJobStore:
             self._statements.beat(connection, self._host, self._process, self._patience)
             if in_doubt:
                 self._statements.release(connection, in_doubt)
+
+    def _begin_to_work(self) -> None:
+        if not self._works:
+            self._works = True
+            self._beating = asyncio.create_task(self._beat())
 
     async def _beat(self) -> None:
         """Have transactions, if only empty ones."""

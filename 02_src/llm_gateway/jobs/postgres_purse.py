@@ -30,6 +30,10 @@ class Standing(NamedTuple):
     spent: float  # in all runs, with what processes that were killed may have spent
 
 
+def any_standing(_standing: Standing) -> None:
+    """Find nothing wrong."""
+
+
 class PostgresPurse:
     """Lends a job's budget to the processes that work on it, by the clock of the server.
 
@@ -44,18 +48,22 @@ class PostgresPurse:
         # One thread: a word that was told later must not be overtaken by one whose answer nobody waited for.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="llm-gateway-purse")
 
-    async def begin(self, limit: float | None) -> Standing | None:
+    async def begin(self, limit: float | None, *, check: Callable[[Standing], None] = any_standing) -> Standing | None:
         """Give the job a budget in US dollars, or another one; None changes nothing. Return how it stands.
 
-        Raises JobError where processes work on the job that know of no budget.
+        Raises JobError where processes work on the job that know of no budget, and what `check` raises of a budget
+        that there is; then nothing is changed.
         """
-        return await self._run(lambda db: self._begin(db, limit))
+        return await self._run(lambda db: self._begin(db, limit, check))
 
     async def lend(self, _key: str, said: Lending, /) -> Lent:
-        """Lend to a process what it asks for, as far as it is there. Raises StoreError."""
+        """Lend to a process what it asks for, as far as it is there.
+
+        Raises StoreError where the same could succeed later, JobError if not.
+        """
         try:
             return await self._run(lambda db: self._lend(db, said))
-        except JobError as error:
+        except JobStoreBusyError as error:
             raise StoreError(str(error)) from None
 
     async def aclose(self) -> None:
@@ -84,13 +92,20 @@ class PostgresPurse:
                     connection.close()
             raise
 
-    def _begin(self, connection: Connection[Any], limit: float | None) -> Standing | None:
+    def _begin(
+        self, connection: Connection[Any], limit: float | None, check: Callable[[Standing], None]
+    ) -> Standing | None:
         job = existing_job(connection, self._address)
-        found, now = _locked(connection, job)
+        found, now = self._locked(connection, job)
         if limit is not None:
             found = self._given(connection, job, found, limit)
+        if found is None:
+            return None
+        standing = Standing(found.limit, found.spent(now))
+        check(standing)
+        if limit is not None:
             _write(connection, job, found)
-        return None if found is None else Standing(found.limit, found.spent(now))
+        return standing
 
     def _given(self, connection: Connection[Any], job: int, found: Purse | None, limit: float) -> Purse:
         if found is None:
@@ -107,24 +122,32 @@ class PostgresPurse:
 
     def _lend(self, connection: Connection[Any], said: Lending) -> Lent:
         job = existing_job(connection, self._address)
-        found, now = _locked(connection, job)
+        found, now = self._locked(connection, job)
         if found is None:
             raise JobError(f"The job {self._address.shown} was begun anew.")
         lent = found.lend(said, now)
         _write(connection, job, found)
         return lent
 
+    def _locked(self, connection: Connection[Any], job: int) -> tuple[Purse | None, float]:
+        """Return the budget, which nobody else changes before the end of the transaction, and the server's time.
 
-def _locked(connection: Connection[Any], job: int) -> tuple[Purse | None, float]:
-    """Return the budget, which nobody else changes before the end of the transaction, and the server's time."""
-    connection.execute("SELECT FROM llm_gateway.facts WHERE job = %s AND name = %s FOR UPDATE", (job, PURSE))
-    found = connection.execute(
-        "SELECT value, extract(epoch FROM clock_timestamp())::float8 FROM (SELECT) AS one"
-        " LEFT JOIN llm_gateway.facts ON job = %s AND name = %s",
-        (job, PURSE),
-    ).fetchall()
-    value, now = found[0]
-    return None if value is None else Purse.read(json.loads(value)), now
+        The lock is on the job, which is there also where the budget is not. It holds up no row of the job.
+        """
+        connection.execute("SELECT FROM llm_gateway.jobs WHERE id = %s FOR NO KEY UPDATE", (job,))
+        found = connection.execute(
+            "SELECT value, extract(epoch FROM clock_timestamp())::float8 FROM (SELECT) AS one"
+            " LEFT JOIN llm_gateway.facts ON job = %s AND name = %s",
+            (job, PURSE),
+        ).fetchall()
+        value, now = found[0]
+        if value is None:
+            return None, now
+        try:
+            return Purse.read(json.loads(value)), now
+        except ValueError as error:  # pydantic's is one
+            told = f"The budget of the job {self._address.shown} cannot be read; give it one again in another job."
+            raise JobError(told) from error
 
 
 def _write(connection: Connection[Any], job: int, purse: Purse) -> None:

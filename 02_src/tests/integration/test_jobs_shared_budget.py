@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,13 +23,14 @@ from llm_gateway.budgets import Hold
 from llm_gateway.cli.app import app
 from llm_gateway.clock import LoopClock
 from llm_gateway.config import BudgetSettings
-from llm_gateway.errors import BudgetExceededError, JobError
-from llm_gateway.jobs import lending
+from llm_gateway.errors import BudgetExceededError, ConfigurationError, JobError
+from llm_gateway.jobs import lending, postgres_purse
 from llm_gateway.jobs.address import JobAddress
 from llm_gateway.jobs.postgres import PostgresJobStore
-from llm_gateway.jobs.postgres_purse import PostgresPurse
+from llm_gateway.jobs.postgres_purse import PostgresPurse, Standing
 from llm_gateway.jobs.records import Calls, NewRow, Verdict
 from llm_gateway.limits.shared.budgets import Ledger, SharedBudgets
+from llm_gateway.limits.shared.protocol import Lending, Part
 
 NAMES = (f"budget-{number}" for number in itertools.count())
 ROWS = 20
@@ -131,7 +134,7 @@ class Spender:
             self._talking.cancel()
             await asyncio.wait((self._talking,))
             await self._talk.say_bye()
-            await self.lender.aclose()
+        await self.lender.aclose()
 
 
 @asynccontextmanager
@@ -207,6 +210,83 @@ async def test_processes_that_count_no_budget_are_to_stop_before_a_job_gets_one(
     assert await purse.begin(None) == (1.0, 0.25)
     assert await purse.begin(2.0) == (2.0, 0.25)
     await purse.aclose()
+
+
+async def test_two_that_give_a_job_its_budget_at_once_lend_it_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = JobAddress.of_job(url)
+    store = await PostgresJobStore.open(address, begins=True)
+    writing, go_on = threading.Event(), threading.Event()
+    write = postgres_purse._write
+
+    def slowly(*what: Any) -> None:
+        if not writing.is_set():
+            writing.set()
+            go_on.wait(60.0)
+        write(*what)
+
+    monkeypatch.setattr(postgres_purse, "_write", slowly)
+    first, second = PostgresPurse(address), PostgresPurse(address)
+    one = asyncio.create_task(first.begin(1.0))
+    await asyncio.to_thread(writing.wait, 60.0)
+    other = asyncio.create_task(second.begin(1.0))
+    with psycopg.connect(address.dsn, autocommit=True) as looking:
+        async with asyncio.timeout(60.0):
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            while not other.done() and looking.execute(waits).fetchall() == [(0,)]:  # noqa: ASYNC110 - of the database
+                await asyncio.sleep(0.01)
+    assert not other.done()
+    go_on.set()
+    assert [await one, await other] == [(1.0, 0.0), (1.0, 0.0)]
+    part = Part(limit=1.0, lent=0.0, spent=0.0, gone=0.0, need=0.8)
+    lent = [
+        float(
+            (await purse.lend("", Lending(me=me, born="", parts={"total:": part}, bye=False)))["parts"]["total:"][
+                "loan"
+            ]
+        )
+        for me, purse in (("a", first), ("b", second))
+    ]
+    assert lent[0] >= 0.8
+    assert lent[1] == 0.0
+    for purse in (first, second):
+        await purse.aclose()
+    await store.close()
+
+
+async def test_a_budget_that_is_refused_changes_nothing(url: str) -> None:
+    def refuse(standing: Standing) -> None:
+        raise ConfigurationError(f"{standing.limit} is too little")
+
+    async with spenders(url, 10.0):
+        purse = PostgresPurse(JobAddress.of_job(url))
+        with pytest.raises(ConfigurationError):
+            await purse.begin(2.0, check=refuse)
+        assert await purse.begin(None) == (10.0, 0.0)
+        await purse.aclose()
+
+
+async def test_a_worker_that_has_looked_for_a_budget_in_vain_is_seen_before_it_leases(url: str) -> None:
+    address = JobAddress.of_job(url)
+    worker = await PostgresJobStore.open(address, begins=True)
+    await worker.announce()
+    purse = PostgresPurse(address)
+    assert await purse.begin(None) is None
+    with pytest.raises(JobError, match="count no budget; stop them"):
+        await purse.begin(1.0)
+    await worker.close()
+    assert await purse.begin(1.0) == (1.0, 0.0)
+    await purse.aclose()
+
+
+async def test_a_budget_that_cannot_be_read_is_told_in_a_sentence(url: str) -> None:
+    async with spenders(url, 1.0):
+        store = await PostgresJobStore.open(JobAddress.of_job(url), begins=False)
+        await store.note({lending.PURSE: {"limit": "much"}})
+        await store.close()
+        purse = PostgresPurse(JobAddress.of_job(url))
+        with pytest.raises(JobError, match="cannot be read"):
+            await purse.begin(None)
+        await purse.aclose()
 
 
 async def test_a_budget_that_is_raised_reaches_those_who_work_and_a_job_begun_anew_lends_nothing(url: str) -> None:

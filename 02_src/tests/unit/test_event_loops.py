@@ -49,6 +49,12 @@ def test_a_loop_whose_clock_jumps_keeps_its_own_time() -> None:
     assert not on(VirtualTimeLoop(), counts_finely)
 
 
+def test_a_clock_that_somebody_put_into_a_loop_is_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.new_event_loop()
+    monkeypatch.setattr(loop, "time", lambda: 7.0)
+    assert on(loop, lambda: LoopClock().now()) == 7.0
+
+
 def test_no_timer_rings_before_its_instant_on_uvloop() -> None:
     async def main() -> list[float]:
         clock = LoopClock()

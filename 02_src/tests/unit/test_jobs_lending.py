@@ -51,6 +51,16 @@ def test_what_was_lent_never_exceeds_the_budget_whoever_dies_leaves_or_returns(d
         assert purse.spent(now) >= gone + sum(each for _, each in held.values()) - 1e-9
 
 
+def test_a_process_that_returns_after_it_was_forgotten_has_its_loan_once() -> None:
+    purse = Purse(limit=10.0)
+    lent = loan(purse, says("a", need=5.0), 0.0)
+    loan(purse, says("b"), KEPT + 1)
+    assert purse.gone == lent
+    loan(purse, says("a", lent=lent, spent=0.5), KEPT + 2)
+    loan(purse, says("a", lent=lent, spent=0.5, bye=True), KEPT + 3)
+    assert purse.gone == pytest.approx(0.5)
+
+
 def test_a_process_gets_what_it_needs_and_some_more_and_others_hear_when_somebody_waits() -> None:
     purse = Purse(limit=10.0)
     assert loan(purse, says("a", need=0.1), 0.0) == pytest.approx(1.0)
