@@ -22,6 +22,7 @@ from llm_gateway.tokens import Cost
 START = 1_764_000_000.0  # of the server's clock; nothing has to do with the loop's, which starts at 0
 RATE = {"rpm": 6000, "safety": 1.0}  # 100 a second
 NO_SLOTS = 100_000
+BARE = 3.0  # permits: the store begins with none, and whoever asks for all that come never lets its bucket fill
 
 
 def spread(ledger: Ledger, members: int) -> list[int]:
@@ -65,7 +66,7 @@ async def test_four_processes_together_use_the_whole_limit_and_no_more(team: Tea
     for member in team.join(4):
         member.flood(2000)
     await asyncio.sleep(6.0)
-    assert team.ledger.excess(100.0, 100.0) <= 1e-6
+    assert team.ledger.excess(100.0, BARE) <= 1e-6
     assert team.ledger.between(1.0, 6.0) >= 0.99 * 500
     assert min(spread(team.ledger, 4)) >= 0.8 * 150
 
@@ -156,6 +157,18 @@ async def test_a_killed_process_gives_its_slots_back_after_its_lease_and_no_perm
     assert team.ledger.excess(10.0, 10.0) <= 1e-6
 
 
+async def test_what_killed_processes_may_have_spent_never_comes_back(team: Team) -> None:
+    members = team.join(8, shared={"lease_seconds": 2.0})
+    for member in members:
+        member.flood(2000, takes=0.01)
+    for member in members[:6]:
+        await asyncio.sleep(0.731)
+        member.kill()
+    await asyncio.sleep(4.0)
+    assert team.ledger.excess(100.0, BARE) <= 1e-6
+    assert team.ledger.between(5.5, 8.0) >= 0.97 * 250
+
+
 async def test_a_process_that_leaves_gives_back_at_once_what_it_holds(team: Team) -> None:
     leaving, other = team.join(2, max_concurrency=4)
     leaving.flood(4, takes=0.3)
@@ -204,7 +217,7 @@ async def test_the_limit_of_an_account_is_shared_by_processes_too(team: Team) ->
     for member in team.join(3, limits=None, account={"rpm": 3000, "safety": 1.0}):
         member.flood(1000)
     await asyncio.sleep(4.0)
-    assert team.ledger.excess(50.0, 50.0) <= 1e-6
+    assert team.ledger.excess(50.0, BARE) <= 1e-6
     assert team.ledger.between(1.0, 4.0) >= 0.97 * 150
 
 
@@ -276,6 +289,22 @@ async def test_without_the_store_each_takes_its_part_and_all_return_when_it_is_b
     assert min(spread(team.ledger, 4)) > min(alone)
 
 
+async def test_of_a_deep_bucket_nothing_is_spent_twice_when_the_store_goes(team: Team) -> None:
+    members = team.join(4, limits={"rpm": 1200, "safety": 1.0, "burst_seconds": 10.0})
+    for member in members:
+        member.flood(1)
+    await asyncio.sleep(15.0)  # long enough to fill it
+    for member in members:
+        member.flood(1000)
+    await asyncio.sleep(5.0)
+    assert team.ledger.between(15.0, 20.0) >= 290  # it is empty
+    team.store.gone = True
+    await asyncio.sleep(6.0)
+    assert team.states() == {"alone"}
+    assert team.ledger.excess(20.0, 200.0) <= 1e-6
+    assert team.ledger.between(23.0, 26.0) == pytest.approx(60, abs=4)
+
+
 async def test_while_the_store_is_gone_slots_are_divided_too(team: Team) -> None:
     members = team.join(2, max_concurrency=10, limits=None)
     await asyncio.sleep(1.5)
@@ -334,7 +363,7 @@ async def test_a_local_clock_that_jumps_changes_no_shared_decision(team: Team) -
         outcome = jumping.reserve(CALL, members[0].clock.now() + jump)
         assert isinstance(outcome, Wait)
     await asyncio.sleep(3.0)
-    assert team.ledger.excess(100.0, 100.0) <= 1e-6
+    assert team.ledger.excess(100.0, BARE) <= 1e-6
     assert team.ledger.between(2.0, 5.0) >= 0.97 * 300
 
 
@@ -367,6 +396,20 @@ async def test_a_call_that_was_never_sent_gives_its_permits_back(team: Team) -> 
     level = member.pace.snapshot(member.clock.now())["limits"]["tokens"]
     assert level["level"] == pytest.approx(100.0, abs=1.0)
     assert (level["reserved"], level["used"]) == (0.0, 0.0)
+
+
+async def test_a_call_is_settled_once(team: Team) -> None:
+    (member,) = team.join(1, limits={"tpm": 60_000, "safety": 1.0})
+    limiter = member.pace.paces[0].limiter
+    cost = Cost(1.0, 500.0, 500.0, 1000.0)
+    while isinstance(begun := limiter.reserve(cost, member.clock.now()), Wait):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)  # for the store's word
+    for _ in range(3):
+        limiter.settle(begun, Cost(1.0, 400.0, 200.0, 600.0), member.clock.now())
+        limiter.refund(begun, member.clock.now())
+        limiter.keep(begun)
+    assert limiter.levels(member.clock.now())["tokens"].used == 600.0
+    assert limiter.open == 0
 
 
 async def test_the_key_names_neither_credential_nor_address(team: Team, redis_server: RedisServer) -> None:
