@@ -94,3 +94,23 @@ def test_no_call_begins_before_its_permit_has_come_and_none_later(priority: Requ
     for number, entry in enumerate(provider.ledger, start=1):
         assert entry.began >= (number - burst) / per_second - EPSILON
         assert entry.began <= max(0.0, (number + kept - burst) / per_second) + EPSILON
+
+
+def test_background_work_that_has_to_leave_permits_holds_up_nobody_who_may_take_them() -> None:
+    provider = FakeProvider(latency=lambda _: 1.0)
+    limits = {"rpd": 40, "safety": 1.0}  # of which LOW leaves 16
+
+    async def main() -> None:
+        gateway = gateway_over(provider, models={"gpt-4o-mini": {"max_concurrency": 1, "limits": limits}})
+        # What NORMAL is served credits LOW with more than its next call, so that it is LOW's turn again and again.
+        texts = {NORMAL: "a long prompt " * 50, LOW: "short"}
+        many = [ask(f"{each.name} {n}", each, text=texts[each]) for n in range(40) for each in texts]
+        waiting = asyncio.create_task(gateway.batch(many))
+        await asyncio.sleep(60.0)
+        waiting.cancel()
+        await gateway.shutdown(timeout=0.0)
+
+    run_virtual(main())
+    assert [entry.began for entry in provider.ledger] == [float(n) for n in range(40)]  # no slot was idle
+    assert sum(entry.request.priority is LOW for entry in provider.ledger[:24]) > 0
+    assert all(entry.request.priority is NORMAL for entry in provider.ledger[25:])

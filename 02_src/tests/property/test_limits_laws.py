@@ -225,12 +225,13 @@ def test_of_a_limit_whose_share_is_found_while_it_is_used_no_window_admits_more_
     shadow = Shadow(in_memory(LimitSettings(tpm=int(per_second * 60)), "actual"), LimitSettings(), "actual")
     size = per_second / 100
     shares = set()
-    for number in range(400):
-        if number % 100 == 50:
+    for number in range(800):
+        if number % 200 == 100:
             size = per_second / rng.choice([4.0, 10.0, 18.0, 50.0, 200.0])
         spent = rng.uniform(0.5, 1.5) * size
         shadow.wait(size, 0.0)
-        shadow.advance(rng.choice([0.0, 0.0, rng.expovariate(10.0)]))
+        if rng.random() < 0.02:
+            shadow.advance(rng.expovariate(1.0))
         shadow.now = max(shadow.now, shadow.latest())
         if rng.random() < 0.9:
             shadow.settle(rng.randrange(max(0, number - 5), number + 1), spent, 0.0)
@@ -344,3 +345,36 @@ def test_memory_and_redis_decide_alike_on_the_same_trace(
             assert theirs == (pytest.approx(ours.seconds, rel=1e-9), ours.resource, ours.only_low)
         for resource, level in memory.levels().items():
             assert redis.levels()[resource].level == pytest.approx(level.level, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_they_decide_alike_on_a_long_trace_near_the_end_of_every_bucket(on_redis: Factory, seed: int) -> None:
+    """Costs are more than a fiftieth of a bucket: of those the limiter in memory keeps no permits for HIGH."""
+    rng = Random(seed)
+    charge: Charge = "admission_max" if seed == 1 else "actual"
+    given_limits = LimitSettings(tpm=6000, rpd=40, safety=1.0, burst_seconds=rng.choice([1.0, 15.0]))
+    memory = Shadow(in_memory(given_limits, charge), given_limits, charge)
+    redis = Shadow(on_redis(given_limits, charge), given_limits, charge)
+    whole = memory.levels()["tokens"].burst
+    waits: set[tuple[str, bool]] = set()
+    for _ in range(300):
+        size = rng.uniform(0.03, 0.3) * whole
+        step = rng.choices(
+            [
+                ("reserve", size, 0.0),
+                ("low", size, 0.0),
+                ("settle", rng.randrange(1000), rng.uniform(0.0, 1.5) * size, 0.0),
+                ("refund", rng.randrange(1000)),
+                ("advance", rng.expovariate(1000.0 / whole)),
+                ("advance", 4000.0 * (rng.random() < 0.1)),
+            ],
+            [3, 2, 2, 2, 4, 1],
+        )[0]
+        ours, theirs = (getattr(each, str(step[0]))(*step[1:]) for each in (memory, redis))
+        assert type(ours) is type(theirs)
+        if isinstance(ours, Wait):
+            waits.add((ours.resource, ours.only_low))
+            assert theirs == (pytest.approx(ours.seconds, rel=1e-6), ours.resource, ours.only_low)
+        for resource, level in memory.levels().items():
+            assert redis.levels()[resource].level == pytest.approx(level.level, rel=1e-6, abs=1e-6)
+    assert {("tokens", False), ("requests_per_day", True)} <= waits
