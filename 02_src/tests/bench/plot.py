@@ -16,6 +16,7 @@ LINES_HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 320, 64, 20, 40, 44
 INK, FAINT, PAPER = "#1f2933", "#d9dee4", "#ffffff"
 OURS, THEIRS, FLOOR = "#2563eb", "#9aa5b1", "#d9dee4"
 COLOURS = ("#2563eb", "#ea8a0b", "#15915a", "#d92d20")
+LABEL = 60  # pixels of the name of a line, beside which the next one stands
 SHOWN = (
     "gateway_request",
     "gateway_request_sdk",
@@ -75,18 +76,19 @@ def memory_plot(samples: Mapping[str, Sequence[tuple[int, float]]], unit: str = 
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x, _ = at(share * most, 0)
         _, y = at(0, share * highest)
+        anchor = "end" if share == 1 else "middle"  # the last one ends where the picture does
         parts += [
             f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="{FAINT}"/>',
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{share * highest:.0f}</text>',
-            f'<text x="{x:.1f}" y="{LINES_HEIGHT - BOTTOM + 16}" text-anchor="middle">{share * most:,.0f}</text>',
+            f'<text x="{x:.1f}" y="{LINES_HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">{share * most:,.0f}</text>',
         ]
     for number, (name, line) in enumerate(samples.items()):
         steps = " ".join("{:.1f},{:.1f}".format(*at(*each)) for each in line)
         colour = COLOURS[number % len(COLOURS)]
-        last = median(mib for _, mib in line)
+        beside, above = LEFT + 10 + LABEL * number, at(0, median(mib for _, mib in line))[1] - 8
         parts += [
             f'<polyline points="{steps}" fill="none" stroke="{colour}" stroke-width="2"/>',
-            f'<text x="{LEFT + 10}" y="{at(0, last)[1] - 8:.1f}" fill="{colour}">{escape(name)}</text>',
+            f'<text x="{beside}" y="{above:.1f}" fill="{colour}">{escape(name)}</text>',
         ]
     return _page(parts, LINES_HEIGHT)
 
