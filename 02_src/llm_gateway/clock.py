@@ -61,7 +61,8 @@ class LoopClock:
         if loop is not self._loop:
             self._look_at(loop)
         if self._is_coarse:
-            return loop.call_later(math.ceil((when - self._time()) / GRAIN) * GRAIN, callback)
+            # One grain more, since its timers count from the last whole one.
+            return loop.call_later((math.ceil((when - self._time()) / GRAIN) + 1) * GRAIN, callback)
         return loop.call_at(when, callback)
 
     def _look_at(self, loop: asyncio.AbstractEventLoop) -> None:
