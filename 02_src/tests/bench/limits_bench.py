@@ -33,7 +33,7 @@ class Scenario:
     tpm: float | None = None
     told: bool = True
     learning: float = 0.0  # seconds of the gateway, before what counts
-    subjects: tuple[str, ...] = tuple(TITLES)
+    subjects: tuple[str, ...] = ("gateway", "langchain_limiter", "litellm_router", "plain_retries")
 
     def least(self, requests: int, *, learned: bool) -> float:
         """Return the seconds that the limit and the last answer take at the least."""

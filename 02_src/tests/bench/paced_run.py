@@ -13,10 +13,9 @@ from itertools import islice
 from random import Random
 
 from bench.paced_subjects import SUBJECTS, Ask, Told
-from bench.workload import HIGH, SEED, Work, endless, work
+from bench.workload import HIGH, HIGH_EVERY_S, SEED, Work, endless, work
 
 SETTLING_S = 1.5  # after the first call: the server's bucket is full again
-HIGH_EVERY_S = 0.2
 PATIENCE_S = 60.0  # with HIGH beside a flood; what has no answer then is counted as unanswered
 AGENTS = {"careful": (16, 60.0), "busy": (64, 125.0), "greedy": (256, 250.0), "greediest": (1024, 125.0)}
 """How many requests each agent has open at a time, and the mean tokens of their inputs and outputs."""

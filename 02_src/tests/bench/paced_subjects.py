@@ -5,6 +5,7 @@ A subject imports its libraries when it is opened, in a process of its own; Lite
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.workload import Work
+from bench.workload import HIGH, HIGH_EVERY_S, Work
 
 KEY = "sk-bench-0000000000000000"
 MODEL = "gpt-4o-mini"
@@ -132,14 +133,70 @@ async def litellm_router(told: Told) -> AsyncIterator[Ask]:
     yield ask
 
 
+class Pacer:
+    """A limiter in a few lines, for a limit of requests that is known: LOW in its turn, HIGH at once."""
+
+    def __init__(self, per_second: float) -> None:
+        self._period = 1.0 / per_second
+        self._next = 0.0
+
+    async def turn(self, work: Work) -> None:
+        """Return when a request may be sent."""
+        if work.priority == HIGH:
+            return
+        now = asyncio.get_running_loop().time()
+        due = max(now, self._next)
+        self._next = due + self._period
+        await asyncio.sleep(due - now)
+
+
+def _pacer(told: Told) -> Pacer:
+    return Pacer(SHARE * (told.rpm or float("inf")) / 60.0 - 1.0 / HIGH_EVERY_S)
+
+
+@asynccontextmanager
+async def paced_aiohttp(told: Told) -> AsyncIterator[Ask]:
+    """A POST of aiohttp behind a pacer: the least that a client in Python could do on this machine."""
+    import aiohttp
+
+    pacer = _pacer(told)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def ask(work: Work) -> None:
+            await pacer.turn(work)
+            body = {"model": MODEL, "messages": [{"role": "user", "content": work.prompt}]}
+            async with session.post(f"{told.url}/chat/completions", json=body) as response:
+                response.raise_for_status()
+                await response.json()
+
+        yield ask
+
+
+@asynccontextmanager
+async def paced_langchain(told: Told) -> AsyncIterator[Ask]:
+    """ChatOpenAI behind the same pacer."""
+    pacer = _pacer(told)
+    async with _chat_openai(told) as answer:
+
+        async def ask(work: Work) -> None:
+            await pacer.turn(work)
+            await answer(work)
+
+        yield ask
+
+
 SUBJECTS = {
     "gateway": gateway,
+    "paced_aiohttp": paced_aiohttp,
+    "paced_langchain": paced_langchain,
     "langchain_limiter": langchain_limiter,
     "litellm_router": litellm_router,
     "plain_retries": plain_retries,
 }
 TITLES = {
     "gateway": "`LLMGateway.request`",
+    "paced_aiohttp": "raw aiohttp behind a pacer of a few lines",
+    "paced_langchain": "`ChatOpenAI` behind the same pacer",
     "langchain_limiter": "`ChatOpenAI` with `InMemoryRateLimiter`, set by hand",
     "litellm_router": "LiteLLM `Router`, rpm/tpm and retries",
     "plain_retries": "`ChatOpenAI`, the SDK's retries alone",

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from bench import paper
 from bench.environments import ROOT
 from bench.measure import quantile
-from bench.paced_run import AGENTS, HIGH_EVERY_S, PATIENCE_S, UNEVEN_S
+from bench.paced_run import AGENTS, PATIENCE_S, UNEVEN_S
 from bench.paced_subjects import LITELLM_RETRIES, TITLES, Told
 from bench.paced_suite import Outcome, jain, limited_server, run
 from bench.report import machine, versions
+from bench.stolen import Stolen
 from bench.suite import litellm_python, say
-from bench.workload import MEAN_TOKENS
+from bench.workload import HIGH_EVERY_S, MEAN_TOKENS
 
 REPORT = ROOT / "00_docs" / "benchmarks-priority.md"
 RPM = 12_000.0
 PERMITS = 3  # that HIGH may wait for
 HIGH_MS = PERMITS * 60_000 / RPM
+REFERENCE_MS = 7.0  # p99 behind a small pacer, on the machine for which those three permits were asked
+RESOLUTION_MS = 0.001
+ROUNDS = 3
+EVERY_ROUND = frozenset({"gateway", "paced_aiohttp"})  # the others wait so long that one is enough
 TPM = 1_200_000.0  # of the agents
 AGENTS_S = 20.0
 FAIR = 0.98
@@ -38,7 +45,9 @@ class Results:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="1,000 LOW each, for development; writes no report")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="of the gateway and of the pacer (default: %(default)s)"
+    )
     parser.add_argument("--without-litellm", action="store_true", help="leave LiteLLM out; needs no network then")
     parser.add_argument("--report", type=Path, default=REPORT, help="the Markdown file to write (default: %(default)s)")
     given = parser.parse_args()
@@ -46,9 +55,9 @@ def main() -> None:
     litellm = None if given.without_litellm else litellm_python()
     here = machine()
     say(f"On {here}")
-    results = Results()
-    for _ in range(given.rounds):
-        measure(results, low, litellm)
+    results, stolen = Results(), Stolen()
+    for number in range(given.rounds):
+        measure(results, low, litellm, only=EVERY_ROUND if number else frozenset(TITLES))
     shown = tables(results, low)
     paper.show(shown)
     if not given.quick:
@@ -58,7 +67,7 @@ def main() -> None:
             machine=here,
             versions=versions(litellm),
             tables=shown,
-            method=METHOD.format(rounds=given.rounds),
+            method=METHOD.format(rounds=given.rounds, stolen=stolen.told()),
         )
         paper.write(given.report, page)
 
@@ -68,11 +77,11 @@ def offers(low: int) -> dict[str, int]:
     return {"all at once": low, "through 64 agents": 64}
 
 
-def measure(results: Results, low: int, litellm: Path | None) -> None:
-    """Run every subject once each way, taking turns."""
+def measure(results: Results, low: int, litellm: Path | None, *, only: Collection[str]) -> None:
+    """Run subjects once each way, taking turns."""
     for offered, callers in offers(low).items():
         for subject in TITLES:
-            if subject == "litellm_router" and litellm is None:
+            if subject not in only or (subject == "litellm_router" and litellm is None):
                 continue
             python = litellm if subject == "litellm_router" and litellm else Path(sys.executable)
             with limited_server(rpm=RPM) as address:
@@ -81,6 +90,8 @@ def measure(results: Results, low: int, litellm: Path | None) -> None:
             results.high.setdefault((offered, subject), []).append(outcome)
             say(f"{offered}: {subject}: HIGH waits {outcome.high_ms(0.5):.0f} ms, p99 {outcome.high_ms(0.99):.0f} ms")
     for subject in SHARING:
+        if subject not in only:
+            continue
         with limited_server(tpm=TPM) as address:
             callers = sum(open_at_a_time for open_at_a_time, _ in AGENTS.values())
             told = Told(url=f"{address}/v1", tpm=TPM, mean_tokens=2 * MEAN_TOKENS, callers=callers)
@@ -138,16 +149,20 @@ def queued_ms(outcome: Outcome) -> float:
 
 
 def promises(results: Results) -> list[paper.Promise]:
-    """Compare the gateway's worst round with what was promised."""
+    """Compare the gateway's median round with what was promised; nothing may fail in any."""
     found: list[paper.Promise] = []
     for (offered, subject), outcomes in results.high.items():
         if subject == "gateway":
-            worst = max(each.high_ms(0.99) for each in outcomes)
+            waits = [each.high_ms(0.99) for each in outcomes]
+            least = [each.high_ms(0.99) for each in results.high[offered, "paced_aiohttp"]]
+            times = median(wait / max(at_least, RESOLUTION_MS) for wait, at_least in zip(waits, least, strict=True))
             failed = max(each.offered - each.answered for each in outcomes)
-            name = f"LOW {offered}"
+            name = f"LOW {offered}: wait of HIGH, p99"
+            beside = f"{name}, as a multiple of raw aiohttp's behind a pacer in the same round"
             found += [
-                paper.Promise(name=f"{name}: wait of HIGH, p99", limit=HIGH_MS, figure=worst, unit=" ms", digits=1),
-                paper.Promise(name=f"{name}: requests failed", limit=0, figure=failed, digits=0),
+                paper.Promise(name=name, limit=HIGH_MS, figure=median(waits), unit=" ms", digits=1),
+                paper.Promise(name=beside, limit=HIGH_MS / REFERENCE_MS, figure=times, unit=" times"),
+                paper.Promise(name=f"LOW {offered}: requests failed", limit=0, figure=failed, digits=0),
             ]
     index = min(jain(served(each)) for each in results.agents["gateway"])
     return [
@@ -178,10 +193,15 @@ METHOD = f"""
 - "In its own queue" is what the receipt says of it, where there is one.
 - LiteLLM gets `priority=1` and `priority=3` (it takes 0 for none), `rpm` of the deployment and {LITELLM_RETRIES}
   retries. The other peers know no priorities.
+- The pacer is what a program writes for itself that knows its one limit and its one process: LOW goes out at even
+  intervals that leave room for HIGH, HIGH goes at once; no queue, batches, fairness, retries, receipts or journal. Over
+  raw aiohttp it shows what this machine lets any client in Python reach; {{stolen}}
 - The agents' limit is {TPM:,.0f} tokens a minute. They have {", ".join(str(each) for each, _ in AGENTS.values())}
   requests open at a time, of {", ".join(f"{2 * mean:.0f}" for _, mean in AGENTS.values())} tokens in the mean; what is
   answered between {UNEVEN_S:.0f} s and {AGENTS_S:.0f} s counts.
-- Each run is a process of its own; the subjects take turns; rounds: {{rounds}}. Targets are judged by the worst one.
+- Each run is a process of its own; the subjects take turns; rounds of the gateway and of raw aiohttp: {{rounds}}, of
+  the others: one. Targets are judged by the median round: {HIGH_MS:.0f} ms are {PERMITS} permits, asked where a small
+  pacer reached {REFERENCE_MS:.0f} ms.
 """
 
 

@@ -12,6 +12,7 @@ SEED = 20_26
 FASTEST_S, SLOWEST_S = 0.05, 0.2  # how long an answer takes
 MEAN_TOKENS, SPREAD = 125.0, 0.8  # of inputs and of outputs, log-normal
 HIGH, LOW = 1, 3
+HIGH_EVERY_S = 0.2  # where HIGH comes beside a flood
 MARK = re.compile(r"\[\[answer ([0-9.]+) (\d+)\]\]")  # seconds and tokens, for the server
 FILLER = "how does a gateway keep a hundred agents within the limits of one provider? "
 

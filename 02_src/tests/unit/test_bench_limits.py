@@ -8,16 +8,18 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import cost_bench, limits_bench, limits_redis, paced_run, paper, priority_bench
+from bench import cost_bench, limits_bench, limits_redis, paced_run, paper, priority_bench, stolen
 from bench.cost_run import Flood, Order, flood, order
 from bench.limited_server import Connection, Ledger
 from bench.paced_run import Run
-from bench.paced_subjects import TITLES
+from bench.paced_subjects import TITLES, Pacer
 from bench.paced_suite import Outcome, jain, outcome_of
-from bench.workload import MEAN_TOKENS, Work, endless, input_tokens, least_seconds
+from bench.stolen import Stolen
+from bench.workload import HIGH, HIGH_EVERY_S, MEAN_TOKENS, Work, endless, input_tokens, least_seconds
 
 from fakes.emulator.limits import Limits
 
@@ -131,8 +133,32 @@ async def test_high_comes_at_its_pace_until_all_low_is_answered(monkeypatch: pyt
     monkeypatch.setattr(time, "monotonic", asyncio.get_running_loop().time)
     run = Run(answering())
     await run.beside_high(list(islice(endless(), 200)), callers=8)
-    assert run.seen.high_offered == len(run.seen.high_waits) == int(200 * 0.125 / 8 / paced_run.HIGH_EVERY_S)
+    assert run.seen.high_offered == len(run.seen.high_waits) == int(200 * 0.125 / 8 / HIGH_EVERY_S)
     assert max(run.seen.high_waits) == pytest.approx(0.0, abs=1e-6)
+
+
+async def test_the_pacer_lets_low_go_at_even_intervals_and_high_at_once() -> None:
+    pacer, loop = Pacer(per_second=10.0), asyncio.get_running_loop()
+    began = loop.time()
+
+    async def gone(work: Work) -> float:
+        await pacer.turn(work)
+        return loop.time() - began
+
+    low = [gone(each) for each in islice(endless(), 4)]
+    high = gone(Work(prompt="", answer_s=0.0, output_tokens=1, agent="user", priority=HIGH))
+    assert await asyncio.gather(*low, high) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.0])
+
+
+def test_stolen_time_is_a_part_of_the_time_that_was_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(stolen, "STAT", stat)
+    assert "does not tell" in Stolen().told()
+    stat.write_text("cpu  10 0 10 900 5 0 0 20 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+    counted = Stolen()
+    stat.write_text("cpu  60 0 30 999 9 0 0 30 0 0\n")
+    assert counted.share() == pytest.approx(10 / 80)
+    assert "12.5%" in counted.told()
 
 
 async def test_what_agents_are_served_counts_after_the_first_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
