@@ -328,4 +328,9 @@ class Pump:
     def _set_alarm(self, due: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = None if due == math.inf else self._clock.call_at(due, self.wake)
+        self._alarm = None if due == math.inf else self._clock.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        """Begin a turn now, unless one is due anyway: nobody comes just because time passes."""
+        if not self._is_due and not self._stopped:
+            contextvars.Context().run(self._pump)

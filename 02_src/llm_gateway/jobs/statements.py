@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, TypeVar
 
 from llm_gateway.jobs.encoding import from_json
 from llm_gateway.jobs.records import ALLOWED, Lease, Ledger, NewRow, RowState, StoredResult, Verdict
 from llm_gateway.jobs.store import Added
+
+T = TypeVar("T")
 
 APPLICATION = 0x4C474A42  # "LGJB", in the head of the file
 VERSION = 1
@@ -50,14 +53,22 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
 
-ADD = "INSERT OR IGNORE INTO rows(number, key, model, form, fingerprint, state) VALUES (?, ?, ?, ?, ?, ?)"
+BLOCK = 64
+"""Rows that one statement inserts. Each statement gives the interpreter away and has to win it back."""
+
+ADD = "INSERT OR IGNORE INTO rows(number, key, model, form, fingerprint, state)"
+ADD_BODY = "INSERT INTO requests(number, body)"
 FINISH = (
     "UPDATE rows SET state = ?, invalid = invalid + ?, answered = answered + ?, refused = refused + ?,"  # noqa: S608
     " unsent = unsent + ?, input_tokens = input_tokens + ?, output_tokens = output_tokens + ?,"
     " cost_usd = cost_usd + ?, unpriced = unpriced + ?"
     f" WHERE number = ? AND turn = ? AND state = {LEASED}"
 )
-END = "INSERT INTO results(number, kind, body) VALUES (?, ?, ?)"
+END_WELL = "INSERT INTO results(number, body)"
+END = "INSERT INTO results(number, kind, body)"
+
+blob = bytearray
+"""What a text in bytes is handed over as: the driver takes it as it is, and asks for bytes whether they are adapted."""
 
 
 def facts(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -77,27 +88,27 @@ def note(connection: sqlite3.Connection, noted: Mapping[str, Any]) -> None:
 def add(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> list[Added]:
     """Take rows in, and the results of those that cannot be asked."""
     values = [
-        (row.number, row.key, row.model, row.form, row.fingerprint, PENDING if row.failure is None else FAILED)
+        (row.number, row.key, row.model, row.form, blob(row.fingerprint), PENDING if row.failure is None else FAILED)
         for row in rows
     ]
-    if not _together(connection, ADD, values):
+    if not _together(connection, len(rows), lambda: _insert(connection, ADD, values)):
         return [_add(connection, row, one) for row, one in zip(rows, values, strict=True)]
     _add_bodies(connection, rows)
     return [Added.NEW] * len(rows)
 
 
 def _add(connection: sqlite3.Connection, row: NewRow, values: Sequence[Any]) -> Added:
-    if not connection.execute(ADD, values).rowcount:
+    if not _insert(connection, ADD, [values]):
         return _known(connection, row)
     _add_bodies(connection, [row])
     return Added.NEW
 
 
 def _add_bodies(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> None:
-    bodies = [(row.number, row.request) for row in rows if row.failure is None]
-    connection.executemany("INSERT INTO requests VALUES (?, ?)", bodies)
+    bodies = [(row.number, blob(row.request)) for row in rows if row.failure is None]
+    _insert(connection, ADD_BODY, bodies)
     failures = [(row.number, row.failure.kind, row.failure.body) for row in rows if row.failure is not None]
-    connection.executemany(END, failures)
+    _insert(connection, END, failures)
 
 
 def _known(connection: sqlite3.Connection, row: NewRow) -> Added:
@@ -155,7 +166,8 @@ def finish(connection: sqlite3.Connection, held: Lease, verdict: Verdict) -> boo
 
 def finish_all(connection: sqlite3.Connection, ends: Sequence[tuple[Lease, Verdict]]) -> list[bool]:
     """End leases; False for a stale one, of which nothing is written."""
-    if not _together(connection, FINISH, [_of_end(held, verdict) for held, verdict in ends]):
+    values = [_of_end(held, verdict) for held, verdict in ends]
+    if not _together(connection, len(ends), lambda: connection.executemany(FINISH, values).rowcount):
         return [finish(connection, held, verdict) for held, verdict in ends]
     _write_results(connection, ends)
     return [True] * len(ends)
@@ -166,7 +178,7 @@ def _of_end(held: Lease, verdict: Verdict) -> tuple[Any, ...]:
     state, calls = verdict.state, verdict.calls
     assert state in ALLOWED[RowState.LEASED]  # noqa: S101 - a verdict has no other states
     return (
-        *(state.value, verdict.invalid, calls.answered, calls.refused, calls.unsent),
+        *(state.value, int(verdict.invalid), calls.answered, calls.refused, calls.unsent),
         *(calls.input_tokens, calls.output_tokens, calls.cost_usd, calls.unpriced),
         *(held.number, held.turn),
     )
@@ -174,21 +186,41 @@ def _of_end(held: Lease, verdict: Verdict) -> tuple[Any, ...]:
 
 def _write_results(connection: sqlite3.Connection, ends: Sequence[tuple[Lease, Verdict]]) -> None:
     """Write answers and failures; what was answered will not be asked again."""
-    answers = [(held.number, None, verdict.answer) for held, verdict in ends if verdict.answer is not None]
-    connection.executemany(END, answers)
-    connection.executemany("DELETE FROM requests WHERE number = ?", [(number,) for number, _, _ in answers])
+    answers = [(held.number, blob(verdict.answer)) for held, verdict in ends if verdict.answer is not None]
+    _insert(connection, END_WELL, answers)
+    for block in _blocks(answers):
+        chosen = ", ".join("?" * len(block))
+        connection.execute(f"DELETE FROM requests WHERE number IN ({chosen})", [number for number, _ in block])  # noqa: S608
     failures = [
         (held.number, verdict.failure.kind, verdict.failure.body)
         for held, verdict in ends
         if verdict.answer is None and verdict.failure is not None
     ]
-    connection.executemany(END, failures)
+    _insert(connection, END, failures)
 
 
-def _together(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> bool:
-    """Do a statement for many rows; False, and nothing is changed, if one of them found nothing to change."""
+def _insert(connection: sqlite3.Connection, into: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Insert rows, a block in a statement; return how many are new."""
+    new = 0
+    for block in _blocks(rows):
+        one = f"({', '.join('?' * len(block[0]))})"
+        new += connection.execute(f"{into} VALUES {', '.join([one] * len(block))}", list(chain(*block))).rowcount
+    return new
+
+
+def _blocks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield all rows in blocks of few sizes, powers of two, so that their statements are prepared but once."""
+    first = 0
+    while left := len(rows) - first:
+        size = min(BLOCK, 1 << left.bit_length() - 1)
+        yield rows[first : first + size]
+        first += size
+
+
+def _together(connection: sqlite3.Connection, number: int, change: Callable[[], int]) -> bool:
+    """Change `number` rows; False, and nothing is changed, if `change` returns that it found fewer to change."""
     connection.execute("SAVEPOINT together")
-    is_whole = connection.executemany(statement, rows).rowcount == len(rows)
+    is_whole = change() == number
     if not is_whole:
         connection.execute("ROLLBACK TO together")
     connection.execute("RELEASE together")
