@@ -59,9 +59,10 @@ layers: $(DEV) ## each room imports only from the floors below it
 unit: $(DEV) ## the fast tests alone
 	@$(BIN)/pytest -q 02_src/tests/unit 02_src/tests/property
 
-soak: setup ## kill jobs a thousand times, a fifth of them in the batch lane
-	@LLM_GATEWAY_KILLS=800 LLM_GATEWAY_BATCH_KILLS=200 $(BIN)/pytest -q -n 2 \
-		02_src/tests/integration/test_jobs_killed.py 02_src/tests/integration/test_batches_killed.py
+soak: setup ## kill jobs a thousand times, a fifth of them in the batch lane; ten thousand storms over the gateway
+	@LLM_GATEWAY_KILLS=800 LLM_GATEWAY_BATCH_KILLS=200 LLM_GATEWAY_STORMS=10000 $(BIN)/pytest -q -n 2 \
+		02_src/tests/integration/test_jobs_killed.py 02_src/tests/integration/test_batches_killed.py \
+		02_src/tests/property/test_gateway_laws.py
 
 test-ray: $(DEV) ## answer datasets in a real Ray, in an environment of its own (half a gigabyte)
 	@PYTHONPATH=02_src/tests $(BIN)/python -m with_ray.run

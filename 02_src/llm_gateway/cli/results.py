@@ -15,14 +15,15 @@ def line_of(result: StoredResult) -> bytes:
     """Return the line of a row that has ended."""
     if result.form == "openai":
         return _line(_of_openai(result))
-    head = _line({"request_id": result.key, "line": result.number, "status": "ok" if result.kind is None else "error"})
-    if result.kind is None:  # the answer is JSON already
-        return b'%b,"response":%b}\n' % (head[:-2], result.body)
+    ok = result.kind is None
+    head = to_json({"request_id": result.key, "line": result.number, "status": "ok" if ok else "error"})[:-1]
+    if ok:  # the answer is JSON already
+        return b'%b,"response":%b}\n' % (head, result.body)
     told = from_json(result.body)
     error = {name: told[name] for name in ("kind", "message", "retryable")}
     if result.attempts:
         error["attempts"] = result.attempts
-    return b'%b,"error":%b' % (head[:-2], _line(error)[:-1] + b"}\n")
+    return b'%b,"error":%b}\n' % (head, to_json(error))
 
 
 def _of_openai(result: StoredResult) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class CallCount:
     cost_usd: float | None = None
 
     def heard(self, event: Heard) -> None:
-        """Take note of an event of the request."""
+        """Take note of what became of a call, or that another one will be made."""
         match event:
             case AttemptFailed(kind=InvalidAnswerError.kind):
                 self.unfit += 1
@@ -68,8 +68,10 @@ class CallCount:
                 self.recorded += 1
             case AttemptBegan():
                 self.recorded = max(self.recorded, event.attempt)
-            case RequestDone():
-                self.made, self.usage, self.cost_usd = event.attempt, event.usage, event.cost_usd
+
+    def ended(self, event: RequestDone) -> None:
+        """Take note that there will be no more calls."""
+        self.made, self.usage, self.cost_usd = event.attempt, event.usage, event.cost_usd
 
     def answered(self, response: LLMResponse) -> Calls:
         """Return the calls of a lease that ended with an answer."""
@@ -167,6 +169,9 @@ class Asker:
         task = asyncio.current_task()
 
         def heard(event: Heard) -> None:
+            if type(event) is RequestDone:  # as mostly
+                count.ended(event)
+                return
             falls_back = isinstance(event, AttemptBegan) and event.attempt > count.recorded
             if isinstance(event, RetryScheduled) or falls_back:
                 try:

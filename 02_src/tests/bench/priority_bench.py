@@ -195,7 +195,8 @@ METHOD = f"""
   retries. The other peers know no priorities.
 - The pacer is what a program writes for itself that knows its one limit and its one process: LOW goes out at even
   intervals that leave room for HIGH, HIGH goes at once; no queue, batches, fairness, retries, receipts or journal. Over
-  raw aiohttp it shows what this machine lets any client in Python reach; {{stolen}}
+  raw aiohttp it shows what this machine lets any client in Python reach;
+  {{stolen}}
 - The agents' limit is {TPM:,.0f} tokens a minute. They have {", ".join(str(each) for each, _ in AGENTS.values())}
   requests open at a time, of {", ".join(f"{2 * mean:.0f}" for _, mean in AGENTS.values())} tokens in the mean; what is
   answered between {UNEVEN_S:.0f} s and {AGENTS_S:.0f} s counts.

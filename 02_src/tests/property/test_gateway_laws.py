@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from random import Random
@@ -15,6 +16,8 @@ from llm_gateway import GatewayError, LLMGateway, LLMRequest, LLMResponse, Reque
 from llm_gateway.batching import Lane, door
 from llm_gateway.events import AttemptFailed, BatchClosed, Event, RequestDone, RequestQueued
 
+STORMS = int(os.environ.get("LLM_GATEWAY_STORMS", "300"))
+BLOCKS = 10  # that they are run in, so that processes can share them
 PRIORITIES = list(RequestPriority)
 LIMITS: list[dict[str, object]] = [
     {},
@@ -202,11 +205,11 @@ def nothing_is_held(lanes: Iterable[Lane]) -> None:
             assert sum(pace.limiter.open for pace in upstream.pace.paces) == 0
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(BLOCKS))
 def test_every_request_is_settled_exactly_once_and_every_call_is_on_record(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for seed in range(block * 30, block * 30 + 30):
+    for seed in range(block, STORMS, BLOCKS):
         monkeypatch.setattr(door, "AT_ONCE", (1, 3, 64)[seed % 3])
         try:
             storm = Storm(seed)
