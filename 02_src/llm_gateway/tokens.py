@@ -177,6 +177,10 @@ def _collect_block(block: dict[str, Any], texts: list[str]) -> int:
     return 0
 
 
+FIRST_STEP, SMALLEST_STEP = 0.7, 0.05
+SETTLED = (FIRST_STEP / SMALLEST_STEP) ** 2  # numbers, after which the steps grow no smaller
+
+
 @dataclass(slots=True)
 class RunningQuantile:
     """A quantile of positive numbers that drifts with them, in two floats of memory.
@@ -191,11 +195,11 @@ class RunningQuantile:
 
     def add(self, number: float) -> None:
         """Take one number into account."""
-        self.count += 1
-        if self.count == 1:
+        count = self.count = self.count + 1
+        if count == 1:
             self.value = number
             return
-        step = max(0.05, 0.7 / math.sqrt(self.count))
+        step = SMALLEST_STEP if count >= SETTLED else FIRST_STEP / math.sqrt(count)
         self.value *= math.exp(step * (self.share - (number < self.value)))
 
 

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import datetime
-from operator import attrgetter
+from functools import partial
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Any, NamedTuple
 
 import orjson
@@ -42,6 +44,7 @@ LINES_LOST = "lines_lost"
 """The event that stands where lines are missing, with their number as `lines`."""
 
 MICROSECONDS = 6
+IS_GIVEN: Callable[[Any], bool] = partial(is_not, None)
 PRIORITIES = {priority: priority.name.lower() for priority in RequestPriority}
 
 
@@ -52,8 +55,9 @@ def line_of(at: datetime, event: Event) -> bytes:
     `output_tokens` and so on. Raises TypeError, ValueError or RuntimeError for what cannot be written as JSON.
     """
     names, forms, values_of = SHAPES[type(event)]
-    told = {name: value for name, value in zip(names, values_of(event), strict=True) if value is not None}
-    record: dict[str, Any] = {"ts": at, "event": event.name, **told}
+    values = values_of(event)
+    record: dict[str, Any] = {"ts": at, "event": event.name}
+    record.update(compress(zip(names, values, strict=True), map(IS_GIVEN, values)))
     for name, form in forms:
         if name in record:
             record[name] = form(record[name])

@@ -9,12 +9,13 @@ from typing import ClassVar
 from llm_gateway.config import SAFETY_OF_REQUESTS, SAFETY_OF_TOKENS, Charge, LimitSettings
 from llm_gateway.errors import RequestTooLargeError
 from llm_gateway.limits.base import COLUMNS, Level, Reservation, Resource, Wait
-from llm_gateway.limits.bucket import TokenBucket
+from llm_gateway.limits.bucket import SET_ASIDE, TokenBucket
 from llm_gateway.tokens import Cost
 
 DAY = 86_400.0
 MANY = 20.0  # calls in a second's worth of a limit of tokens: their estimates even out
 STILL_MANY = 15.0
+PLENTY = 1 + SET_ASIDE  # times its cost: a call that is not LOW finds its permits
 SEEN = 20  # calls that tell how large they are
 WORDS: dict[Resource, tuple[str, str, str]] = {
     "requests": ("requests", "minute", "rpm"),
@@ -127,6 +128,10 @@ class MemoryLimiter:
             if amount > limit.whole:
                 raise self._too_large(limit, cost)
             bucket = limit.bucket
+            if now > bucket.updated:
+                bucket.refill(now)
+            if bucket.level >= PLENTY * amount and not low:  # whatever is set aside for others
+                continue
             wait = bucket.wait(amount if high else bucket.with_aside(amount), now)
             if low:
                 others = max(others, wait)
