@@ -14,7 +14,7 @@ RELATIVE_ERROR = 0.01
 GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 SMALLEST, LARGEST = 1e-6, 1e6  # seconds; what lies outside counts as the nearer of them, the small as nothing
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-TOKEN_KINDS = ("input", "output", "cache_read", "cache_write", "total")
+TOKEN_KINDS = ("input", "output", "cache_read", "cache_write")
 
 _PER_LOG = 1 / math.log(GAMMA)
 _MIDDLE = 2 / (GAMMA + 1)
@@ -155,9 +155,10 @@ class Figures:
             tokens = self.tokens
             tokens["input"] += usage.input_tokens
             tokens["output"] += usage.output_tokens
-            tokens["cache_read"] += usage.cache_read_tokens
-            tokens["cache_write"] += usage.cache_write_tokens
-            tokens["total"] += usage.total_tokens
+            if usage.cache_read_tokens:
+                tokens["cache_read"] += usage.cache_read_tokens
+            if usage.cache_write_tokens:
+                tokens["cache_write"] += usage.cache_write_tokens
 
     def snapshot(self) -> dict[str, Any]:
         """Return the figures as plain data."""
@@ -168,7 +169,10 @@ class Figures:
             **{name: counts[name] for name in names},
             "errors": dict(self.errors),
             "failures": dict(self.failures),
-            "tokens": {kind: self.tokens[kind] for kind in TOKEN_KINDS},
+            "tokens": {
+                **{kind: self.tokens[kind] for kind in TOKEN_KINDS},
+                "total": self.tokens["input"] + self.tokens["output"],
+            },
             "cost_usd": None if nothing_known else self.cost,
             "unpriced": counts["unpriced"],
             "saved_usd": self.saved,
