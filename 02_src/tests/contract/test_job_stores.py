@@ -14,6 +14,7 @@ from llm_gateway.jobs import JobStore, SqliteJobStore
 from llm_gateway.jobs.address import JobAddress
 from llm_gateway.jobs.postgres import PostgresJobStore
 from llm_gateway.jobs.records import Calls, Failure, NewRow, Verdict
+from llm_gateway.jobs.sqlite import reading
 from llm_gateway.jobs.store import Added
 
 Open = Callable[[], Awaitable[JobStore]]
@@ -113,6 +114,32 @@ async def test_an_end_is_recorded_once_with_its_calls(store: JobStore) -> None:
     assert (answered.number, answered.key, answered.body, answered.attempts) == (1, "k1", ANSWER.answer, 2)
     assert (failed.kind, failed.id) == ("timeout", ledger.last_result)
     assert await store.results(answered.id, 9) == [failed]
+
+
+async def test_hundreds_of_rows_end_in_one_step_and_leave_no_prompt_behind(store: JobStore) -> None:
+    prompts = {number: b"prompt %d" % number for number in range(1, 201)}  # blocks of every size but two
+    assert await store.add([row(number, text=text) for number, text in prompts.items()]) == [Added.NEW] * 200
+    leases = await store.lease("m", 300)
+    assert {lease.number: lease.request for lease in leases} == prompts
+    verdicts = [
+        Verdict(calls=ANSWER.calls, answer=b'"answer %d"' % number)
+        if number % 50
+        else Verdict(calls=Calls(refused=1), failure=failure("timeout"))
+        for number in prompts
+    ]
+    assert await store.finish(list(zip(leases, verdicts, strict=True))) == [True] * 200
+    found = {each.number: each for each in await store.results(0, 300)}
+    assert {number: each.body for number, each in found.items() if each.kind is None} == {
+        number: b'"answer %d"' % number for number in prompts if number % 50
+    }
+    assert [number for number, each in found.items() if each.kind == "timeout"] == [50, 100, 150, 200]
+    ledger = await store.ledger()
+    assert ledger.adds_up
+    assert (ledger.done, ledger.answered, ledger.input_tokens, ledger.cost_usd) == (196, 196, 588, 98.0)
+    if isinstance(store, SqliteJobStore):
+        with reading(Path(store.name)) as connection:  # what failed may be asked again
+            left = connection.execute("SELECT number FROM requests ORDER BY number").fetchall()
+        assert left == [(50,), (100,), (150,), (200,)]
 
 
 async def test_a_stale_lease_among_others_is_told_and_costs_them_nothing(store: JobStore) -> None:
