@@ -22,7 +22,8 @@ from bench.results import (
 from bench.scene import Scene
 
 OWN_SHARE_US, FIRST_OWN_SHARE_US = 60.0, 150.0
-OWN_PART = 100 * 150 / 2300  # % of what `ainvoke` costs: promised beside these microseconds, of another machine
+# % of what `ainvoke` costs: promised beside these microseconds, of another machine
+OWN_PART, FROZEN_OWN_PART, LONG_PART = 100 * 150 / 2300, 100 * 60 / 2300, 100 * 800 / 5000
 IMPORT_S = 0.3
 NEIGHBOUR_S = 0.5
 TIMES_LITELLM, TIMES_LANGCHAIN = 7.0, 4.0
@@ -99,6 +100,9 @@ def _cpu(results: Results) -> Iterator[Target]:
     if long is not None:
         words = "CPU a request with a conversation of 21 messages of 400 characters, concurrency 64, `freeze = true`"
         yield Target(name=words, limit=LONG_US, figure=long, unit="µs")
+        if bare := results.middle("ainvoke", LONG_CROWD, _cpu_us):
+            words = "The same as a part of what `ChatOpenAI.ainvoke` costs with it"
+            yield Target(name=words, limit=LONG_PART, figure=100 * long / bare, unit=" %")
 
 
 def _own_share(results: Results) -> Iterator[Target]:
@@ -114,6 +118,9 @@ def _own_share(results: Results) -> Iterator[Target]:
     if frozen := results.own_share.get("nothing_frozen"):
         words = "The gateway's own share, everything on, with `freeze = true`"
         figure = median(each.cpu_us for each in frozen)
+        if bare is not None:
+            part = f"{words}, as a part of what `ChatOpenAI.ainvoke` costs"
+            yield Target(name=part, limit=FROZEN_OWN_PART, figure=100 * figure / bare, unit=" %")
         yield Target(name=words, limit=OWN_SHARE_US, figure=figure, unit="µs")
 
 
