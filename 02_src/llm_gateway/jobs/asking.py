@@ -58,8 +58,10 @@ class CallCount:
     cost_usd: float | None = None
 
     def heard(self, event: Heard) -> None:
-        """Take note of what became of a call, or that another one will be made."""
+        """Take note of an event of the request."""
         match event:
+            case RequestDone():  # the first, as it comes once a request and the others hardly ever
+                self.made, self.usage, self.cost_usd = event.attempt, event.usage, event.cost_usd
             case AttemptFailed(kind=InvalidAnswerError.kind):
                 self.unfit += 1
             case AttemptFailed():
@@ -68,10 +70,6 @@ class CallCount:
                 self.recorded += 1
             case AttemptBegan():
                 self.recorded = max(self.recorded, event.attempt)
-
-    def ended(self, event: RequestDone) -> None:
-        """Take note that there will be no more calls."""
-        self.made, self.usage, self.cost_usd = event.attempt, event.usage, event.cost_usd
 
     def answered(self, response: LLMResponse) -> Calls:
         """Return the calls of a lease that ended with an answer."""
@@ -169,9 +167,6 @@ class Asker:
         task = asyncio.current_task()
 
         def heard(event: Heard) -> None:
-            if type(event) is RequestDone:  # as mostly
-                count.ended(event)
-                return
             falls_back = isinstance(event, AttemptBegan) and event.attempt > count.recorded
             if isinstance(event, RetryScheduled) or falls_back:
                 try:
