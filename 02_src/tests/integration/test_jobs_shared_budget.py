@@ -106,7 +106,7 @@ class Spender:
         self.lender = PostgresPurse(JobAddress.of_job(url))
         self.budgets = SharedBudgets(BudgetSettings(total=limit), owner="the job")
         self._talk = Ledger(self.budgets, self.lender, key="", clock=LoopClock(), patience=30.0)
-        self._talking = asyncio.create_task(self._talk.run())
+        self.talking = asyncio.create_task(self._talk.run())
         self._changed = asyncio.Event()
         self.budgets.on_change.append(self._changed.set)
         self.worst = 0.0  # spent and reserved, as its calls know it
@@ -125,14 +125,14 @@ class Spender:
         self.budgets.settle(hold, actual)
 
     async def kill(self) -> None:
-        self._talking.cancel()
-        await asyncio.wait((self._talking,))
+        self.talking.cancel()
+        await asyncio.wait((self.talking,))
         await self.lender.aclose()
 
     async def end(self) -> None:
-        if not self._talking.done():
-            self._talking.cancel()
-            await asyncio.wait((self._talking,))
+        if not self.talking.done():
+            self.talking.cancel()
+            await asyncio.wait((self.talking,))
             await self._talk.say_bye()
         await self.lender.aclose()
 
@@ -227,7 +227,7 @@ async def test_two_that_give_a_job_its_budget_at_once_lend_it_once(url: str, mon
     monkeypatch.setattr(postgres_purse, "_write", slowly)
     first, second = PostgresPurse(address), PostgresPurse(address)
     one = asyncio.create_task(first.begin(1.0))
-    await asyncio.to_thread(writing.wait, 60.0)
+    assert await asyncio.to_thread(writing.wait, 60.0)
     other = asyncio.create_task(second.begin(1.0))
     with psycopg.connect(address.dsn, autocommit=True) as looking:
         async with asyncio.timeout(60.0):
@@ -304,7 +304,10 @@ async def test_a_budget_that_is_raised_reaches_those_who_work_and_a_job_begun_an
         await store.forget()
         await store.close()
         waiting = asyncio.create_task(spender.hold(0.4))
-        await asyncio.sleep(0.3)
+        with pytest.raises(JobError, match="was begun anew"):
+            async with asyncio.timeout(60.0):
+                await spender.talking
+        assert not waiting.done()
         waiting.cancel()
         assert spender.worst == pytest.approx(0.6)
 

@@ -113,7 +113,7 @@ def exceptions_of(module: ModuleType) -> Iterator[type[Exception]]:
     package = module.__name__.partition(".")[0]
     for name, cls in list(vars(module).items()):
         if (
-            type(cls) is type  # whoever asks openai's proxies what they are imports all of it
+            issubclass(type(cls), type)  # whoever asks openai's proxies what they are imports all of it
             and issubclass(cls, Exception)
             and not name.startswith("_")
             and cls.__module__.partition(".")[0] == package
