@@ -278,6 +278,27 @@ async def test_a_worker_that_has_looked_for_a_budget_in_vain_is_seen_before_it_l
     await purse.aclose()
 
 
+def test_a_run_without_a_budget_is_seen_before_it_looks_for_one(
+    url: str, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = PostgresPurse.begin
+    refused: list[str] = []
+
+    async def beside_another(purse: PostgresPurse, limit: float | None, **options: Any) -> Standing | None:
+        other = PostgresPurse(JobAddress.of_job(url))
+        with pytest.raises(JobError) as caught:
+            await begin(other, 1.0)
+        refused.append(str(caught.value))
+        await other.aclose()
+        return await begin(purse, limit, **options)
+
+    monkeypatch.setattr(PostgresPurse, "begin", beside_another)
+    command("run", "in.jsonl", "--job", url, "-o", "out.jsonl")
+    assert len(refused) == 1
+    assert "count no budget; stop them" in refused[0]
+    assert len(provider.ledger) == ROWS
+
+
 async def test_a_budget_that_cannot_be_read_is_told_in_a_sentence(url: str) -> None:
     async with spenders(url, 1.0):
         store = await PostgresJobStore.open(JobAddress.of_job(url), begins=False)

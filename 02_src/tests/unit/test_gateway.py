@@ -38,6 +38,7 @@ from llm_gateway import (
 )
 from llm_gateway.config import load_config
 from llm_gateway.events import BatchClosed, Event, RequestDone, ShutdownEnded
+from llm_gateway.queue import RequestQueue
 from llm_gateway.router import Deployments
 
 HIGH, NORMAL, LOW = RequestPriority
@@ -683,3 +684,18 @@ async def test_the_collector_is_spared_what_is_loaded_only_where_that_is_asked_f
         assert frozen == []  # not before the libraries of a model are loaded
         await gateway.batch([ask("a"), ask("b")])
     assert frozen == (["froze"] if asked_for else [])
+
+
+async def test_a_bug_of_the_pump_is_told_to_the_loop_and_not_to_the_user_whose_request_met_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def release(_: RequestQueue, now: float) -> float | None:
+        monkeypatch.setattr(RequestQueue, "release_due", whole)
+        raise ZeroDivisionError(f"a bug, at {now}")
+
+    whole = RequestQueue.release_due
+    async with gateway_over(FakeProvider()) as gateway:
+        monkeypatch.setattr(RequestQueue, "release_due", release)
+        answer = await gateway.request(ask("a", RequestPriority.HIGH))
+    assert answer.content == "ok"
+    assert "the pump of the gateway met a bug" in caplog.text
