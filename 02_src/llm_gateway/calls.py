@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -12,46 +11,49 @@ from llm_gateway.events import AttemptBegan, AttemptFailed, Event, RequestDone, 
 Heard = AttemptBegan | AttemptFailed | RetryScheduled | RequestDone
 """What is told of a request: a call begins, it failed, another one will be made, there will be no more."""
 HEARD = frozenset(get_args(Heard))
+Follower = Callable[[Heard], None]
 
 
 @dataclass(frozen=True, slots=True)
 class CallWatch:
     """Observer that hands the events of a request to those who follow it by its id."""
 
-    _followers: dict[str, list[Callable[[Heard], None]]] = field(default_factory=dict)
+    _followers: dict[str, Follower] = field(default_factory=dict)
 
     def observe(self, event: Event, /) -> None:
         """Pass on what followers want to hear."""
         if not self._followers:  # as mostly, and every event of the gateway comes by here
             return
         # A look at its class costs a tenth of what `isinstance` of four does.
-        if type(event) in HEARD and (followers := self._followers.get(event.request_id)):  # type: ignore[attr-defined]
-            for follower in tuple(followers):
-                follower(event)  # type: ignore[arg-type]
+        if type(event) in HEARD and (follower := self._followers.get(event.request_id)) is not None:  # type: ignore[attr-defined]
+            follower(event)  # type: ignore[arg-type]
 
-    def following(self, request_id: str, follower: Callable[[Heard], None]) -> AbstractContextManager[None]:
-        """Have `follower` called with every event of `request_id` while the body runs.
+    def follow(self, request_id: str, follower: Follower, /) -> None:
+        """Have `follower` called with every event of `request_id` until it leaves.
 
         It is called before what the event announces: a `RetryScheduled` comes before its call can be made.
         """
-        return Following(self._followers, request_id, follower)
+        others = self._followers.get(request_id)
+        self._followers[request_id] = follower if others is None else Several((*_all(others), follower))
+
+    def leave(self, request_id: str, follower: Follower, /) -> None:
+        """Call it no more. Raises KeyError if nobody follows that id."""
+        known = self._followers.pop(request_id)
+        if known is not follower:  # which is rare: several requests under way have one id
+            self._followers[request_id] = Several(tuple(each for each in _all(known) if each is not follower))
 
 
 @dataclass(frozen=True, slots=True)
-class Following:
-    """A follower, for as long as a body runs."""
+class Several:
+    """Followers of requests that have one id."""
 
-    followers: dict[str, list[Callable[[Heard], None]]]
-    request_id: str
-    follower: Callable[[Heard], None]
+    followers: tuple[Follower, ...]
 
-    def __enter__(self) -> None:
-        """Begin."""
-        self.followers.setdefault(self.request_id, []).append(self.follower)
+    def __call__(self, event: Heard, /) -> None:
+        """Tell all of them."""
+        for follower in self.followers:
+            follower(event)
 
-    def __exit__(self, *error: object) -> None:
-        """End, whatever happened."""
-        left = self.followers[self.request_id]
-        left.remove(self.follower)
-        if not left:
-            del self.followers[self.request_id]
+
+def _all(follower: Follower) -> tuple[Follower, ...]:
+    return follower.followers if isinstance(follower, Several) else (follower,)

@@ -36,11 +36,14 @@ class LineSplitter:
 
     def feed(self, chunk: bytes) -> Iterator[bytes | None]:
         """Take a chunk and yield the lines that it ends, without their ends."""
-        *ended, rest = chunk.split(b"\n")
-        for part in ended:
-            self._keep(part)
+        first, *others = chunk.split(b"\n")
+        self._keep(first)
+        if others:
             yield self._take()
-        self._keep(rest)
+            rest = others.pop()
+            for line in others:
+                yield line if len(line) <= self._longest else None
+            self._keep(rest)
 
     def end(self) -> Iterator[bytes | None]:
         """Yield the last line if it had no end."""
@@ -118,20 +121,17 @@ class Input:
         """Whether it can be read a second time."""
         return self._is_regular
 
-    async def lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
-        """Yield (number, line) from 1; the line is None where it is longer than LONGEST_LINE."""
+    async def rows(self, after: int = 0) -> AsyncIterator[tuple[int, bytes | None]]:
+        """Yield (number, line) from 1, those with a number above `after`; None for a line longer than LONGEST_LINE."""
         splitter = LineSplitter()
         number = 0
         async for chunk in self._text():
             for line in splitter.feed(chunk):
                 number += 1
-                yield number, line
+                if number > after:
+                    yield number, line
         for line in splitter.end():
-            yield number + 1, line
-
-    async def rows(self, after: int = 0) -> AsyncIterator[tuple[int, bytes | None]]:
-        """Yield the lines whose number is above `after`."""
-        async for number, line in self.lines():
+            number += 1
             if number > after:
                 yield number, line
 

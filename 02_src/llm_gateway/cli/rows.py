@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -21,7 +21,7 @@ from llm_gateway.cli.settings import Loaded
 from llm_gateway.errors import InvalidRequestError
 from llm_gateway.jobs.asking import failure_of
 from llm_gateway.jobs.records import NewRow
-from llm_gateway.jobs.rows import asked_row
+from llm_gateway.jobs.rows import asked_row, name_of
 from llm_gateway.jobs.tables import PromptTemplate
 from llm_gateway.models import LLMMessage, LLMRequest, RequestPriority
 
@@ -29,11 +29,11 @@ Form = Literal["gateway", "openai"]
 """Whose format a line has; its result is written in the same."""
 
 OWN_ID = re.compile(r"line-[0-9]+")
+OF_OPENAI = frozenset({"custom_id", "body"})  # the keys by which its lines are known
 PRIORITIES = {priority.name.lower(): priority for priority in RequestPriority}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A line that can be asked."""
 
     line: int  # from 1
@@ -91,16 +91,16 @@ class RowReader:
         form: Form = "gateway"
         request_id: str | None = None
         try:
-            fields = dict(text) if isinstance(text, Mapping) else _parsed(text)
+            fields = _parsed(text) if text is None or isinstance(text, bytes) else dict(text)
             if self._template is not None:
                 fields = self._from_columns(fields, self._template)
-            if not fields.keys().isdisjoint({"custom_id", "body"}):
+            if not fields.keys().isdisjoint(OF_OPENAI):
                 form = "openai"
             request_id = self._claim(fields.get("custom_id" if form == "openai" else "request_id"), line)
             request = self._openai(fields) if form == "openai" else self._ours(fields, request_id)
             if self._schema is not None and request.response_format is None and not request.tools:
                 request = request.model_copy(update={"response_format": dict(self._schema)})
-            self._config.model(str(getattr(request.model, "value", request.model)))
+            self._config.model(name_of(request.model))
         except InvalidRequestError as error:
             # Which of our records found it is nothing to who wrote the line; the field is.
             told = type(error)(error.reason, field=error.field)

@@ -155,9 +155,7 @@ class Run:
         if self._unwritten or not await self._guarded(self._writer.write(results)):
             self._unwritten += len(results)
             return
-        for result in results:
-            if result.id > self._counted:
-                self._tally.count(result)
+        self._tally.count([result for result in results if result.id > self._counted])
 
     async def _guarded(self, writing: Awaitable[None]) -> bool:
         """Write; False, and the run ends, if that is impossible: a paid answer must have a place."""

@@ -163,7 +163,7 @@ async def _read(path: str, reader: TraceReader, rows: RowReader) -> None:
 
     source = Input(path)
     try:
-        async for number, text in source.lines():
+        async for number, text in source.rows():
             reader.feed(source.name, number, text, other=row)
     finally:
         source.close()

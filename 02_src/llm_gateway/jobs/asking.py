@@ -6,7 +6,7 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from llm_gateway.answers import AnswerSchema
 from llm_gateway.calls import CallWatch, Heard
@@ -46,60 +46,81 @@ class Halt:
     error: ConfigurationError | BudgetExceededError
 
 
-@dataclass(slots=True)
 class CallCount:
     """Counts the calls of one lease: those recorded, those made, those that failed."""
 
-    recorded: int = 1  # the lease itself recorded the first
-    failed: int = 0
-    unfit: int = 0  # answered, and not in the format of the request: paid all the same
-    made: int = 0  # by the end of the request; 0 also for one that was never accepted
-    usage: TokenUsage | None = None  # of the answers that came, by the end of the request
-    cost_usd: float | None = None
+    # What holds for nearly every row is no attribute of its own.
+    recorded = 1  # the lease itself recorded the first
+    failed = 0
+    unfit = 0  # answered, and not in the format of the request: paid all the same
+    done: RequestDone | None = None  # the end of the request; None also for one that was never accepted
+
+    def __init__(self, lease: Lease, record_call: Callable[[Lease], None], cancel: Callable[[], object]) -> None:
+        """Take what records one more call of the lease, and what ends the row where that is impossible."""
+        self._lease = lease
+        self._record_call = record_call
+        self._cancel = cancel
 
     def heard(self, event: Heard) -> None:
-        """Take note of an event of the request."""
-        match event:
-            case RequestDone():  # the first, as it comes once a request and the others hardly ever
-                self.made, self.usage, self.cost_usd = event.attempt, event.usage, event.cost_usd
-            case AttemptFailed(kind=InvalidAnswerError.kind):
-                self.unfit += 1
-            case AttemptFailed():
-                self.failed += 1
-            case RetryScheduled():
-                self.recorded += 1
-            case AttemptBegan():
-                self.recorded = max(self.recorded, event.attempt)
+        """Take note of an event of the request, and record a call before it is made."""
+        if type(event) is RequestDone:  # the first, as it comes once a request and the others hardly ever
+            self.done = event
+        elif isinstance(event, AttemptFailed):
+            unfit = event.kind == InvalidAnswerError.kind
+            self.unfit += unfit
+            self.failed += not unfit
+        elif isinstance(event, RetryScheduled):
+            self._record(self.recorded + 1)
+        elif isinstance(event, AttemptBegan) and event.attempt > self.recorded:  # of a model that stands in
+            self._record(event.attempt)
+
+    def _record(self, recorded: int) -> None:
+        try:
+            self._record_call(self._lease)
+        except JobError:
+            self._cancel()  # a call that is not recorded must not be made: the row leaves the gateway's queue at once
+        else:
+            self.recorded = recorded
 
     def answered(self, response: LLMResponse) -> Calls:
         """Return the calls of a lease that ended with an answer."""
         receipt = response.receipt
-        # A call that identical requests shared stands in the receipt of one of them.
-        made = min(receipt.attempts if receipt else 1, self.recorded)
-        self.usage = receipt.usage if receipt and not receipt.cached else None  # of a call of ours
-        self.cost_usd = receipt.cost_usd if receipt else None
-        return self._calls(made, answered=self.unfit + 1, refused=made)
+        if receipt is None:
+            return self._calls(1, answered=self.unfit + 1, refused=1, usage=None, cost_usd=None)
+        # A call that identical requests shared stands in the receipt of one of them; a kept answer is no call of ours.
+        usage = None if receipt.cached else receipt.usage
+        made = receipt.attempts
+        return self._calls(made, answered=self.unfit + 1, refused=made, usage=usage, cost_usd=receipt.cost_usd)
 
     def failed_known(self) -> Calls:
         """Return the calls of a lease that ended with an error of the provider, or before any call."""
-        made = min(self.made, self.recorded)
-        return self._calls(made, answered=self.unfit, refused=made)
+        return self._ended(refused=self.done.attempt if self.done else 0)
 
     def broken_off(self) -> Calls:
         """Return the calls of a lease that ended while a call may have been under way: that one is in doubt."""
-        made = min(self.made, self.recorded)
-        return self._calls(made, answered=self.unfit, refused=self.failed)
+        return self._ended(refused=self.failed)
 
-    def _calls(self, made: int, *, answered: int, refused: int) -> Calls:
-        answered = min(answered, made)
+    def _ended(self, *, refused: int) -> Calls:
+        done = self.done
+        if done is None:
+            return self._calls(0, answered=0, refused=0, usage=None, cost_usd=None)
+        return self._calls(done.attempt, answered=self.unfit, refused=refused, usage=done.usage, cost_usd=done.cost_usd)
+
+    def _calls(
+        self, made: int, *, answered: int, refused: int, usage: TokenUsage | None, cost_usd: float | None
+    ) -> Calls:
+        recorded = self.recorded
+        made = min(recorded, made)
+        answered = min(made, answered)
+        refused = min(made - answered, refused)
         return Calls(
             answered=answered,
-            refused=min(refused, made - answered),
-            unsent=self.recorded - made,
-            input_tokens=self.usage.input_tokens if self.usage else 0,
-            output_tokens=self.usage.output_tokens if self.usage else 0,
-            cost_usd=self.cost_usd or 0.0,
-            unpriced=answered if self.cost_usd is None else 0,
+            refused=refused,
+            unsent=recorded - made,
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else 0,
+            cost_usd=cost_usd or 0.0,
+            unpriced=answered if cost_usd is None else 0,
         )
 
 
@@ -118,18 +139,18 @@ class Asker:
     has_flex: Callable[[str], bool] = lambda _model: False
     lane_of: Callable[[str], PriceLane] | None = None  # the price lane of a model's rows that name none
 
-    async def ask(self, lease: Lease, known: LLMRequest | None = None) -> Verdict | Halt:
+    async def ask(self, lease: Lease, known: LLMRequest | None, task: asyncio.Task[Any]) -> Verdict | Halt:
         """Return what becomes of a row. After a cancel it is pending, and the call under way is in doubt.
 
-        `known` is the lease's request where somebody has it at hand, so that it need not be read again.
+        `known` is the lease's request where somebody has it at hand, so that it need not be read again; `task` is the
+        one in which this is awaited.
         """
-        count = CallCount()
+        count = CallCount(lease, self.record_call, task.cancel)
         try:
             request = self._request(lease, known)
-            response = await self._answer(lease, request, count)
+            response = await self._answer(request, count)
         except (GatewayClosedError, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None:
+            if isinstance(error, asyncio.CancelledError):
                 task.uncancel()  # what is known must still be recorded; whoever cancelled waits for that
             calls = count.broken_off()
             return Verdict(calls=calls, broken_off=count.recorded > calls.refused + calls.unsent)
@@ -162,29 +183,19 @@ class Asker:
         flexible = request.lane == "auto" and priority is RequestPriority.LOW and self.has_flex(request.model)
         return "flex" if flexible else "standard"
 
-    async def _answer(self, lease: Lease, request: LLMRequest, count: CallCount) -> LLMResponse:
+    async def _answer(self, request: LLMRequest, count: CallCount) -> LLMResponse:
         """Ask until the queue has room."""
-        task = asyncio.current_task()
-
-        def heard(event: Heard) -> None:
-            falls_back = isinstance(event, AttemptBegan) and event.attempt > count.recorded
-            if isinstance(event, RetryScheduled) or falls_back:
-                try:
-                    self.record_call(lease)
-                except JobError:
-                    # A call that is not recorded must not be made: the row leaves the gateway's queue at once.
-                    if task is not None:
-                        task.cancel()
-                    return
-            count.heard(event)
-
-        with self.watch.following(request.request_id, heard):
+        heard = count.heard
+        self.watch.follow(request.request_id, heard)
+        try:
             while True:
                 try:
                     return await self.gateway.request(request)
                 except QueueFullError as error:
                     pause = FULL_QUEUE_PAUSE if error.retry_after is None else error.retry_after
                 await self.clock.sleep(min(max(pause, FULL_QUEUE_PAUSE), LONGEST_PAUSE))
+        finally:
+            self.watch.leave(request.request_id, heard)
 
     def judged(self, lease: Lease, response: LLMResponse, calls: Calls) -> Verdict:
         """Hold an answer against the schema."""

@@ -17,7 +17,7 @@ from llm_gateway.jobs.batch_book import BatchBook
 from llm_gateway.jobs.batch_runner import BatchPlan, BatchRunner
 from llm_gateway.jobs.batches import Batches
 from llm_gateway.jobs.hooks import Hooks
-from llm_gateway.jobs.lanes import window_of
+from llm_gateway.jobs.lanes import Window, window_of
 from llm_gateway.jobs.laning import Laning
 from llm_gateway.jobs.records import Lease
 from llm_gateway.jobs.runner import Runner
@@ -75,7 +75,7 @@ class Assembly:
         )
         asker = self._asker(store, laning)
 
-        def window(model: str) -> int:
+        def window(model: str) -> Window:
             return window_of(config.model(model).max_concurrency, config.batching.max_queue_size)
 
         if book is None:

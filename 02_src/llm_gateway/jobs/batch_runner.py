@@ -117,6 +117,7 @@ class BatchRunner(Runner):
         leases: list[Lease] = await self.persisted(lambda: self._plan.book.weary(model, limit, least_turns))
         lane.pending -= len(leases)
         for lease in leases:
+            lane.leased += 1
             self._start(lane, lease)
         return len(leases)
 
@@ -144,7 +145,8 @@ class BatchRunner(Runner):
 
     async def _verdict(self, lane: Lane, lease: Lease) -> Verdict | None:
         told: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
-        self._start(lane, lease, told)
+        lane.leased += 1
+        self._start(lane, lease, None, told)
         return await told
 
     async def _idle(self, lane: Lane, since: float, until: float) -> None:

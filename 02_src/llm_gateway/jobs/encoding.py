@@ -38,7 +38,8 @@ def request_json(request: LLMRequest) -> tuple[bytes, bytes]:
     # Its id left out, as it has a default that differs each time, which costs a random number to compare with.
     told = request.model_dump(exclude_defaults=True, exclude=NO_DEFAULT)
     rest = {"request_id": request.request_id}
-    rest |= {name: told.pop(name) for name in NO_PART_OF_THE_QUESTION if name in told}
+    for name in told.keys() & NO_PART_OF_THE_QUESTION:
+        rest[name] = told.pop(name)
     try:
         text = orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
     except TypeError:

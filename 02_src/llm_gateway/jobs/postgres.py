@@ -86,7 +86,9 @@ class PostgresJobStore:
         await self._commits.run(lambda connection: self._steps.note(connection, facts))
 
     async def add(self, rows: Sequence[NewRow], /) -> list[Added]:
-        """Take in rows of the input; return for each what became of it."""
+        """Take in rows of the input, and lease the new ones that say so; return for each what became of it."""
+        if any(row.leased for row in rows):
+            self._begin_to_work()
         return await self._commits.run(lambda connection: self._steps.add(connection, rows))
 
     async def lease(self, model: str, limit: int, /) -> list[Lease]:

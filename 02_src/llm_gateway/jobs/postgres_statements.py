@@ -98,19 +98,23 @@ class Statements:
     # --- rows in --------------------------------------------------------------------------------------------------
 
     def add(self, connection: Connection[Any], rows: Sequence[NewRow]) -> list[Added]:
-        """Take rows in, and the results of those that cannot be asked."""
+        """Take rows in, lease those that say so, and take in the results of those that cannot be asked."""
         found = connection.execute(
-            "INSERT INTO llm_gateway.rows(job, number, key, model, form, fingerprint, state)"
-            " SELECT %s, new.* FROM unnest(%s::bigint[], %b::bytea[], %s::text[], %s::text[], %b::bytea[],"
-            " %s::smallint[]) AS new ON CONFLICT DO NOTHING RETURNING number",
+            "INSERT INTO llm_gateway.rows(job, number, key, model, form, fingerprint, state, turn, calls, worker, step)"  # noqa: S608
+            f" SELECT %s, new.*, (state = {LEASED})::int, (state = {LEASED})::int,"
+            f" CASE state WHEN {LEASED} THEN %s::bigint END, CASE state WHEN {LEASED} THEN %s::bigint END"
+            " FROM unnest(%s::bigint[], %b::bytea[], %s::text[], %s::text[], %b::bytea[], %s::smallint[])"
+            " AS new(number, key, model, form, fingerprint, state) ON CONFLICT DO NOTHING RETURNING number",
             (
                 self.job,
+                self.worker,
+                self.step,
                 [row.number for row in rows],
                 [_bytes(row.key) for row in rows],
                 [row.model for row in rows],
                 [row.form for row in rows],
                 [row.fingerprint for row in rows],
-                [PENDING if row.failure is None else FAILED for row in rows],
+                [row.state.value for row in rows],
             ),
         ).fetchall()
         new = {int(number) for (number,) in found}

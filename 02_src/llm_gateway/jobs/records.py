@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeVar, dataclass_transform
+from typing import NamedTuple, TypeVar, dataclass_transform
 
 from llm_gateway.models import LLMRequest
 
@@ -16,7 +16,7 @@ C = TypeVar("C")
 def record(cls: type[C]) -> type[C]:
     """Make a record of a class: frozen for the type checker, but not when it runs.
 
-    Freezing is done attribute by attribute and would triple the time of a record; each row makes five.
+    Freezing is done attribute by attribute and would triple the time of a record; each row makes some.
     """
     return dataclass(slots=True, kw_only=True)(cls)
 
@@ -47,7 +47,7 @@ class Failure:
     body: bytes  # JSON: kind, message, retryable, attempts, status
 
 
-@record
+@dataclass(slots=True, kw_only=True)
 class NewRow:
     """A row of the input. One that cannot be asked has no request, but the reason in `failure`."""
 
@@ -58,11 +58,18 @@ class NewRow:
     fingerprint: bytes = b""
     request: bytes = b""
     failure: Failure | None = None
+    leased: bool = False  # taken in and leased in one step: nobody else has seen it
     asked: LLMRequest | None = None  # what `request` says, for whoever has it at hand; no part of what is stored
 
+    @property
+    def state(self) -> RowState:
+        """Where the row stands once it is taken in."""
+        if self.failure is not None:
+            return RowState.FAILED
+        return RowState.LEASED if self.leased else RowState.PENDING
 
-@record
-class Lease:
+
+class Lease(NamedTuple):
     """The right to record what becomes of a row. It ends when the row is leased anew."""
 
     number: int
@@ -103,8 +110,7 @@ class Verdict:
         return RowState.FAILED if self.failure is not None else RowState.PENDING
 
 
-@record
-class StoredResult:
+class StoredResult(NamedTuple):
     """The end of a row, as it was recorded. `id` grows in the order of recording."""
 
     id: int

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import repeat
-from typing import Any
 
 from llm_gateway.clock import Clock
 from llm_gateway.errors import BudgetExceededError, ConfigurationError, JobStoreBusyError
+from llm_gateway.jobs.askers import Askers
 from llm_gateway.jobs.asking import Asker, Halt, failure_of
+from llm_gateway.jobs.claims import Claims
 from llm_gateway.jobs.hooks import Hooks
-from llm_gateway.jobs.intake import AHEAD, Intake
-from llm_gateway.jobs.lanes import Lane
+from llm_gateway.jobs.intake import Intake
+from llm_gateway.jobs.lanes import Begun, Lane, Window
 from llm_gateway.jobs.patience import Patience
 from llm_gateway.jobs.recording import End, Recorder
 from llm_gateway.jobs.records import Calls, Lease, NewRow, RowState, Verdict
 from llm_gateway.jobs.store import JobStore
+from llm_gateway.models import LLMRequest
 
 LOOK_PERIOD = 1.0  # seconds between two looks at what others do to a shared job
 
@@ -37,7 +38,7 @@ class Runner:
         store: JobStore,
         asker: Asker,
         *,
-        window: Callable[[str], int],
+        window: Callable[[str], Window],
         clock: Clock,
         hooks: Hooks,
         feeds: bool = True,
@@ -49,7 +50,6 @@ class Runner:
         `asks` rows are only taken in.
         """
         self._store = store
-        self._asker = asker
         self._window = window
         self._clock = clock
         self._hooks = hooks
@@ -59,12 +59,14 @@ class Runner:
         if not store.shared or not asks:
             self._all_over.set()  # nobody else's rows are waited for
         self._lanes: dict[str, Lane] = {}
-        self._asking: set[asyncio.Task[Any]] = set()  # those of the rows that have no verdict yet
+        self._askers = Askers(asker, ended=self._asked, broken=self._met_a_bug)
         self._patience = Patience(clock, hooks, went_on=self._wake)
         self.persisted = self._patience.persisted
-        self._intake = Intake(
-            store, self._patience, keeps=asks, taken_in=self._taken_in, until_there_is_room=self._until_there_is_room
+        # Others may work on a shared job, also when this process has ended: it is taken in as fast as it can be read.
+        self._claims = Claims(
+            self._lanes, self._lane, is_soon=self._is_soon, asks=asks, takes_all=store.shared or not asks
         )
+        self._intake = Intake(store, self._patience, self, clock)
         self._recorder = Recorder(store, self._patience, ended=self._ended, broken=self._fail)
         self._has_news = asyncio.Event()  # it may be worth a look whether all is over
         self._reading = True
@@ -79,13 +81,16 @@ class Runner:
 
     @property
     def under_way(self) -> int:
-        """How many rows are being asked."""
-        return sum(lane.unrecorded for lane in self._lanes.values())
+        """How many rows are being asked, or have been and are being recorded."""
+        return sum(lane.unrecorded - len(lane.at_hand) for lane in self._lanes.values())
 
     def stop(self) -> None:
-        """Read and lease nothing more; rows under way go on."""
+        """Read and ask nothing more; rows under way go on, and those that wait at hand are pending again."""
         self._stopping = True
         self._stopped.set()
+        for lane in self._lanes.values():
+            while lane.at_hand:
+                self._give_back(lane, lane.at_hand.popleft())
         self._wake()
 
     def abandon(self) -> None:
@@ -93,8 +98,8 @@ class Runner:
         self._abandoned = True
         self._patience.give_up()
         self.stop()
-        for task in self._asking:
-            task.cancel()
+        for lane in self._lanes.values():
+            self._askers.cancel(lane)
 
     async def run(self, rows: AsyncIterable[NewRow]) -> None:
         """Return when every row has ended, or after `stop` those under way; an error of the reading is raised then."""
@@ -125,6 +130,8 @@ class Runner:
             reader.cancel()
             await asyncio.wait((reader, looking))
             await self._all_ended()
+            for lane in self._lanes.values():
+                await self._askers.dismiss(lane)
         error = self._broken if reader.cancelled() else reader.exception() or self._broken
         # Who gives up while the disk is full knows why.
         if error is not None and not (self._abandoned and isinstance(error, JobStoreBusyError)):
@@ -132,29 +139,38 @@ class Runner:
 
     # --- rows in ----------------------------------------------------------------------------------------------
 
-    async def _until_there_is_room(self) -> None:
-        # Others may work on a shared job, also when this process has ended: it is taken in as fast as it can be read.
-        if self._store.shared or not self._asks:
-            return
-        while self._ahead() >= AHEAD and not self._stopping:
-            self._room.clear()
-            await self._room.wait()
+    def claim(self, rows: Sequence[NewRow], *, stalled: bool) -> int | None:
+        """Return how many of the first rows to take in; see Taker."""
+        return None if self._stopping else self._claims.claim(rows, stalled=stalled)
 
-    def _ahead(self) -> int:
-        return sum(lane.pending for model, lane in self._lanes.items() if self._is_soon(model))
+    async def until_needed(self) -> None:
+        """Return when more rows may be needed."""
+        self._room.clear()
+        await self._room.wait()
+
+    def taken_in(self, rows: Sequence[NewRow]) -> None:
+        """Ask rows that are new in the store, now or later."""
+        for row in rows:
+            if row.failure is not None:
+                self._hooks.refused(row)
+                self._hooks.recorded()
+            elif row.leased:
+                self._start(self._lanes[row.model], Lease(row.number, 1, row.key or "", row.request, 0), row.asked)
+            else:
+                lane = self._lane(row.model)
+                lane.pending += 1
+                lane.changed.set()
+
+    def not_taken_in(self, rows: Sequence[NewRow]) -> None:
+        """Give the room back that was kept for rows."""
+        for row in rows:
+            if row.leased:
+                self._lanes[row.model].leased -= 1
+        self._room.set()
 
     def _is_soon(self, _model: str) -> bool:
         """Whether rows of a model are asked as soon as there is room, so that few of them need be taken in."""
         return True
-
-    def _taken_in(self, row: NewRow) -> None:
-        if row.failure is not None:
-            self._hooks.refused(row)
-            self._hooks.recorded()
-            return
-        lane = self._lane(row.model)
-        lane.pending += 1
-        lane.changed.set()
 
     # --- leases -----------------------------------------------------------------------------------------------
 
@@ -184,6 +200,7 @@ class Runner:
                 lane.pending = max(0, lane.pending - (limit if len(leases) == limit else believed))
                 self._room.set()
                 for lease in leases:
+                    lane.leased += 1
                     self._start(lane, lease)
         except Exception as error:  # noqa: BLE001 - `run` raises it
             self._fail(error)
@@ -208,66 +225,60 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - `run` raises it
             self._fail(error)
 
-    def _start(self, lane: Lane, lease: Lease, told: asyncio.Future[Verdict | None] | None = None) -> None:
-        """Ask a row; `told` hears what became of it once that is recorded, None if nothing could be."""
-        lane.asking += 1
-        lane.unrecorded += 1
-        task = asyncio.create_task(self._asker.ask(lease, self._intake.known(lease.number)))
-        self._asking.add(task)
-        task.add_done_callback(partial(self._asked, lane, lease, told))
-        if self._abandoned:  # while the row was leased; nobody will come to cancel it later
-            task.cancel()
-
-    def _asked(
+    def _start(
         self,
         lane: Lane,
         lease: Lease,
-        told: asyncio.Future[Verdict | None] | None,
-        task: asyncio.Task[Verdict | Halt],
+        request: LLMRequest | None = None,
+        told: asyncio.Future[Verdict | None] | None = None,
     ) -> None:
-        self._asking.discard(task)
-        # The next row can be leased in the same transaction that records this one.
-        lane.asking -= 1
-        if not task.cancelled() and (bug := task.exception()) is not None:
-            self._fail(bug)
-            self._ended([End(lane, lease, Verdict(calls=Calls()), told)], None)
-            return
-        self._recorder.put(End(lane, lease, self._verdict_of(lane, task), told))
-        lane.changed.set()
+        """Ask a row; `told` hears what became of it once that is recorded, None if nothing could be."""
+        lane.unrecorded += 1
+        row = Begun(lease, request, told)
+        if self._stopping:  # while the row was leased
+            self._give_back(lane, row)
+        else:
+            self._askers.ask(lane, row)
 
-    def _verdict_of(self, lane: Lane, task: asyncio.Task[Verdict | Halt]) -> Verdict:
-        if task.cancelled():  # before its first step, so that nothing was sent
-            return Verdict(calls=Calls(unsent=1))
-        verdict = task.result()
-        if isinstance(verdict, Halt):
-            return self._after_halt(lane, verdict)
-        if verdict.answer is not None:
+    def _give_back(self, lane: Lane, row: Begun) -> None:
+        """Record of a row that it was not asked after all."""
+        self._asked(lane, row, Verdict(calls=Calls(unsent=1)))
+
+    def _asked(self, lane: Lane, row: Begun, end: Verdict | Halt) -> None:
+        # The next row can be leased in the same transaction that records this one.
+        lane.leased -= 1
+        if isinstance(end, Halt):
+            end = self._after_halt(lane, end)
+        elif end.answer is not None:
             # What this process has no key for, another one of a shared job may: no row fails of it.
             self._answered = not self._store.shared
-        return verdict
+        self._recorder.put(End(lane, row.lease, end, row.told))
+        self._room.set()
+        if lane.pending:
+            lane.changed.set()
+
+    def _met_a_bug(self, lane: Lane, row: Begun, bug: Exception) -> None:
+        lane.leased -= 1
+        self._fail(bug)
+        self._ended([End(lane, row.lease, Verdict(calls=Calls()), row.told)], None)
 
     def _ended(self, ends: Sequence[End], ours: Sequence[bool] | None) -> None:
         """Count rows whose end is recorded; None: they are not, and nothing is known of them until the job goes on."""
-        for end, is_ours in zip(ends, repeat(None) if ours is None else ours, strict=False):
-            end.lane.unrecorded -= 1
+        for (lane, _, verdict, told), is_ours in zip(ends, repeat(None) if ours is None else ours, strict=False):
+            lane.unrecorded -= 1
             if is_ours is None:
                 self.broken_off += 1
-            else:
-                self._count(end.lane, end.verdict, is_ours=is_ours)
-            if not end.lane.unrecorded:
-                self._has_news.set()
-            if end.told is not None and not end.told.done():
-                end.told.set_result(None if is_ours is None else end.verdict)
-        self._wake()
-
-    def _count(self, lane: Lane, verdict: Verdict, *, is_ours: bool) -> None:
-        if verdict.state is not RowState.PENDING:
-            self._hooks.recorded()
-            if is_ours:
+            elif verdict.state is RowState.PENDING:
+                self.broken_off += verdict.broken_off
+                lane.pending += is_ours
+            elif is_ours:
                 self._hooks.ended(verdict)
-            return
-        self.broken_off += verdict.broken_off
-        lane.pending += is_ours
+            if not lane.unrecorded:
+                self._has_news.set()
+            if told is not None and not told.done():
+                told.set_result(None if is_ours is None else verdict)
+        self._hooks.recorded()
+        self._wake()
 
     def _fail(self, error: BaseException) -> None:
         """Stop; `run` raises the first such error, once the rows under way have ended."""
@@ -305,7 +316,7 @@ class Runner:
             await self._room.wait()
         while lanes := [lane.task for lane in self._lanes.values() if lane.task is not None and not lane.task.done()]:
             await asyncio.wait(lanes)
-        while self.under_way:
+        while any(lane.unrecorded for lane in self._lanes.values()):
             self._room.clear()
             await self._room.wait()
 

@@ -55,7 +55,7 @@ class SqliteJobStore:
         await self._commits.run(lambda connection: statements.note(connection, facts))
 
     async def add(self, rows: Sequence[NewRow], /) -> list[Added]:
-        """Take in rows of the input; return for each what became of it."""
+        """Take in rows of the input, and lease the new ones that say so; return for each what became of it."""
         return await self._commits.run(lambda connection: statements.add(connection, rows))
 
     async def lease(self, model: str, limit: int, /) -> list[Lease]:

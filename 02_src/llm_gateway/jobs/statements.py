@@ -56,10 +56,10 @@ PRAGMA user_version = {VERSION};
 BLOCK = 64
 """Rows that one statement inserts or deletes: each releases Python's lock and has to win it back.
 
-SQLite before 3.32 takes 999 parameters in a statement; a row has at most six.
+SQLite before 3.32 takes 999 parameters in a statement; a row has at most eight.
 """
 
-ADD = "INSERT OR IGNORE INTO rows(number, key, model, form, fingerprint, state)"
+ADD = "INSERT OR IGNORE INTO rows(number, key, model, form, fingerprint, state, turn, calls)"
 ADD_BODY = "INSERT INTO requests(number, body)"
 FINISH = (
     "UPDATE rows SET state = ?, invalid = invalid + ?, answered = answered + ?, refused = refused + ?,"  # noqa: S608
@@ -89,9 +89,10 @@ def note(connection: sqlite3.Connection, noted: Mapping[str, Any]) -> None:
 
 
 def add(connection: sqlite3.Connection, rows: Sequence[NewRow]) -> list[Added]:
-    """Take rows in, and the results of those that cannot be asked."""
+    """Take rows in, lease those that say so, and take in the results of those that cannot be asked."""
     values = [
-        (row.number, row.key, row.model, row.form, blob(row.fingerprint), PENDING if row.failure is None else FAILED)
+        # A lease is the row's first turn, and records its first call.
+        (row.number, row.key, row.model, row.form, blob(row.fingerprint), row.state.value, row.leased, row.leased)
         for row in rows
     ]
     if not _together(connection, len(rows), lambda: _insert(connection, ADD, values)):
@@ -144,10 +145,7 @@ def lease(connection: sqlite3.Connection, model: str, limit: int, *, least_turns
             f" WHERE state = {PENDING} AND model = ? AND turn >= ? AND number <= ?",
             (model, least_turns, found[-1][0]),
         )
-    return [
-        Lease(number=number, turn=turn, key=key, request=body, invalid=invalid)
-        for number, turn, key, body, invalid in found
-    ]
+    return [Lease._make(row) for row in found]
 
 
 def record_call(connection: sqlite3.Connection, held: Lease) -> bool:
@@ -181,9 +179,17 @@ def _of_end(held: Lease, verdict: Verdict) -> tuple[Any, ...]:
     state, calls = verdict.state, verdict.calls
     assert state in ALLOWED[RowState.LEASED]  # noqa: S101 - a verdict has no other states
     return (
-        *(state.value, int(verdict.invalid), calls.answered, calls.refused, calls.unsent),
-        *(calls.input_tokens, calls.output_tokens, calls.cost_usd, calls.unpriced),
-        *(held.number, held.turn),
+        state.value,
+        int(verdict.invalid),
+        calls.answered,
+        calls.refused,
+        calls.unsent,
+        calls.input_tokens,
+        calls.output_tokens,
+        calls.cost_usd,
+        calls.unpriced,
+        held.number,
+        held.turn,
     )
 
 
@@ -263,23 +269,7 @@ def _results(connection: sqlite3.Connection, which: str, values: tuple[int, int]
         f" FROM results JOIN rows USING (number) WHERE {which}",
         values,
     )
-    return [
-        StoredResult(
-            id=row[0],
-            number=row[1],
-            key=row[2],
-            form=row[3],
-            kind=row[4],
-            body=row[5],
-            asked=bool(row[6]),
-            attempts=row[7],
-            input_tokens=row[8],
-            output_tokens=row[9],
-            cost_usd=row[10],
-            unpriced=row[11],
-        )
-        for row in found
-    ]
+    return [StoredResult._make(row) for row in found]
 
 
 def pending(connection: sqlite3.Connection) -> dict[str, int]:

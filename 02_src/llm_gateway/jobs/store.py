@@ -35,7 +35,10 @@ class JobStore(Protocol):
         """Note JSON values, each in the place of an earlier one of its name."""
 
     async def add(self, rows: Sequence[NewRow], /) -> list[Added]:
-        """Take in rows of the input; return for each what became of it."""
+        """Take in rows of the input; return for each what became of it.
+
+        A new row that says so is leased at once, for the first time, and a call is recorded for it.
+        """
 
     async def lease(self, model: str, limit: int, /) -> list[Lease]:
         """Lease up to `limit` pending rows of a model, the first of the input first, and record a call for each.

@@ -13,7 +13,7 @@ from llm_gateway.errors import JobError
 from llm_gateway.jobs import JobStore, SqliteJobStore
 from llm_gateway.jobs.address import JobAddress
 from llm_gateway.jobs.postgres import PostgresJobStore
-from llm_gateway.jobs.records import Calls, Failure, NewRow, Verdict
+from llm_gateway.jobs.records import Calls, Failure, Lease, NewRow, Verdict
 from llm_gateway.jobs.sqlite import reading
 from llm_gateway.jobs.store import Added
 
@@ -88,6 +88,26 @@ async def test_a_row_is_leased_in_the_order_of_the_input_and_by_model(store: Job
     assert [lease.number for lease in await store.lease("odd", 9)] == [5, 7]
     assert await store.lease("odd", 9) == []
     assert await store.pending() == {"even": 3}
+
+
+async def test_a_row_is_leased_as_it_is_taken_in(store: JobStore) -> None:
+    first, second, third = (row(number) for number in (1, 2, 3))
+    first.leased = third.leased = True
+    assert await store.add([first, second, third]) == [Added.NEW] * 3
+    assert await store.add([first, second, third]) == [Added.KNOWN] * 3
+    ledger = await store.ledger()
+    assert (ledger.leased, ledger.pending, ledger.calls, ledger.in_doubt) == (2, 1, 2, 2)
+    assert [(lease.number, lease.turn) for lease in await store.lease("m", 9)] == [(2, 1)]
+    assert await store.reclaim() == (0 if store.shared else 3)  # on a shared store this one is known to live
+    lease = Lease(number=1, turn=1, key="k1", request=b"a", invalid=0)
+    if store.shared:
+        assert await store.finish([(lease._replace(turn=2), ANSWER), (lease, ANSWER)]) == [False, True]
+        store.record_call(lease._replace(number=3, key="k3"))
+        assert (await store.ledger()).calls == 4
+    else:
+        assert await store.finish([(lease, ANSWER)]) == [False]
+        assert [again.turn for again in await store.lease("m", 9)] == [2, 2, 2]
+    assert (await store.ledger()).adds_up
 
 
 async def test_an_end_is_recorded_once_with_its_calls(store: JobStore) -> None:

@@ -20,7 +20,7 @@ from llm_gateway.errors import GatewayError
 async def read(path: Path) -> list[tuple[int, bytes | None]]:
     source = Input(str(path))
     try:
-        return [each async for each in source.lines()]
+        return [each async for each in source.rows()]
     finally:
         source.close()
 
@@ -77,7 +77,7 @@ async def test_what_is_no_text_is_refused_when_it_comes_through_a_pipe(tmp_path:
     writer = in_background(lambda: path.write_bytes(b"\x28\xb5\x2f\xfd"))
     source = await in_background(lambda: Input(str(path)))
     with pytest.raises(GatewayError, match="is compressed"):
-        await anext(source.lines())
+        await anext(source.rows())
     assert source.survey() is None
     await writer
     source.close()
@@ -100,7 +100,7 @@ async def test_a_read_that_fails_on_the_way_is_one_sentence(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "read", broken)
     with pytest.raises(GatewayError, match=r"cannot be read: Input/output error\."):
-        await anext(source.lines())
+        await anext(source.rows())
     source.close()
 
 

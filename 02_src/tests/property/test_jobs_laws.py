@@ -54,17 +54,28 @@ class Store(RuleBasedStateMachine):
         self.kinds: dict[int, str] = {}
         self.answers: dict[int, bytes] = {}
 
-    @rule(model=st.sampled_from(MODELS), malformed=st.booleans())
-    def add(self, model: str, malformed: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(target=leases, model=st.sampled_from(MODELS), malformed=st.booleans(), leased=st.booleans())
+    def add(self, model: str, malformed: bool, leased: bool) -> object:  # noqa: FBT001 - drawn
         number = len(self.states) + 1
         failure = Failure(kind="invalid_request", body=b'{"message":"m"}') if malformed else None
         row = NewRow(
-            number=number, key=f"k{number}", form="f", model="" if malformed else model, request=b"{}", failure=failure
+            number=number,
+            key=f"k{number}",
+            form="f",
+            model="" if malformed else model,
+            request=b"{}",
+            failure=failure,
+            leased=leased and not malformed,
         )
         assert self.statements.add(self.connection, [row]) == [Added.NEW]
         assert self.statements.add(self.connection, [row]) == [Added.KNOWN]
-        self.states[number] = RowState.FAILED if malformed else RowState.PENDING
+        self.states[number] = row.state
         self.models[number] = "" if malformed else model
+        if not row.leased:
+            return multiple()
+        self.turns[number] = 1
+        self.calls[number] += 1
+        return Lease(number=number, turn=1, key=f"k{number}", request=b"{}", invalid=0)
 
     @rule(target=leases, model=st.sampled_from(MODELS), limit=st.integers(1, 3))
     def lease(self, model: str, limit: int) -> object:

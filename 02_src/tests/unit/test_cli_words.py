@@ -36,8 +36,7 @@ def result(cost: float | None = 0.0, *, kind: str | None = None) -> StoredResult
 
 def tally_of(*costs: float | None, total: int | None = None) -> Tally:
     tally = Tally(total=total)
-    for cost in costs:
-        tally.count(result(cost))
+    tally.count([result(cost) for cost in costs])
     return tally
 
 
@@ -98,7 +97,7 @@ def test_progress_says_what_is_left_and_what_it_costs() -> None:
 
 def test_progress_claims_nothing_that_it_does_not_know() -> None:
     tally = tally_of(None)
-    tally.count(result(kind="invalid_request"))
+    tally.count([result(kind="invalid_request")])
     assert rows(tally) == "2 rows"
     assert facts(tally, rate=2.0) == ["2.0 rows/s", "1,234 tokens", "cost unknown", "1 error"]
     assert facts(Tally(), rate=0.0) == ["0.0 rows/s", "0 tokens", "0 errors"]

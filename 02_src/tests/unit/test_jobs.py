@@ -20,7 +20,7 @@ from llm_gateway.errors import (
     QueueFullError,
     RequestRejectedError,
 )
-from llm_gateway.jobs import Job, JobOutcome, SqliteJobStore, intake, runner, statements
+from llm_gateway.jobs import Job, JobOutcome, SqliteJobStore, claims, intake, statements
 from llm_gateway.jobs.asking import FULL_QUEUE_PAUSE
 from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.records import Lease
@@ -108,7 +108,7 @@ async def test_requests_without_an_id_are_named_by_their_place() -> None:
 async def test_no_more_than_a_window_of_rows_is_under_way_and_no_more_than_some_are_read_ahead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "AHEAD", 100)
+    monkeypatch.setattr(claims, "AHEAD", 100)
     monkeypatch.setattr(intake, "CHUNK", 20)
     models = {"gpt-4o-mini": {"provider": "openai", "model": "m", "max_concurrency": 2}}
     bench = Bench(FakeProvider(latency=lambda _: 0.01), models=models)
@@ -130,8 +130,27 @@ async def test_no_more_than_a_window_of_rows_is_under_way_and_no_more_than_some_
     assert most_ahead < 300
 
 
+async def test_rows_that_can_be_asked_at_once_are_leased_as_they_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(SqliteJobStore, "lease")
+    models = {"gpt-4o-mini": {"provider": "openai", "model": "m", "max_concurrency": 8}}
+    bench = Bench(FakeProvider(latency=lambda _: 0.01), models=models)
+    async with bench.job() as job:
+        outcomes = [outcome async for outcome in job.run(some(200))]
+        ledger = await job.ledger()
+    assert [outcome.attempts for outcome in outcomes] == [1] * 200
+    assert (ledger.done, ledger.calls, ledger.answered, ledger.in_doubt) == (200, 200, 200, 0)
+
+
+async def test_new_rows_do_not_go_before_those_that_wait() -> None:
+    bench = Bench()
+    async with bench.job() as job:
+        await job.load(some(40))
+    assert len(await bench.run(some(60))) == 60
+    assert [entry.request.request_id for entry in bench.provider.ledger] == [f"r{number}" for number in range(1, 61)]
+
+
 async def test_a_file_takes_all_requests_in_before_any_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "AHEAD", 100)
+    monkeypatch.setattr(claims, "AHEAD", 100)
     bench = Bench()
     async with bench.job() as job:
         await job.load(some(300))
@@ -362,6 +381,33 @@ async def test_leaving_the_loop_stops_the_job_and_loses_nothing() -> None:
     assert len(bench.provider.ledger) == 200
 
 
+async def test_a_job_that_is_stopped_gives_rows_back_that_nobody_has_asked() -> None:
+    models = {"gpt-4o-mini": {"provider": "openai", "model": "m", "max_concurrency": 8}}
+    bench = Bench(FakeProvider(latency=lambda _: 10.0), models=models)
+    async with bench.job() as job:
+        running = asyncio.ensure_future(anext(job.run(some(100))))
+        await asyncio.sleep(5.0)
+        assert ((await job.ledger()).leased, job.under_way) == (32, 16)
+        job.stop()
+        await running
+        await asyncio.sleep(60.0)
+        ledger = await job.ledger()
+        assert (ledger.leased, job.under_way, job.broken_off) == (0, 0, 0)
+        assert (ledger.done, ledger.pending, ledger.unsent, ledger.in_doubt) == (16, 84, 16, 0)
+    assert len(bench.provider.ledger) == 16
+    later = await bench.run(some(100))
+    assert [outcome.attempts for outcome in later] == [1] * 100
+    assert len(bench.provider.ledger) == 100
+
+
+async def test_a_job_that_ends_leaves_no_task_behind() -> None:
+    bench = Bench()
+    before = asyncio.all_tasks()
+    await bench.run(some(100))
+    await bench.gateway.shutdown()
+    assert asyncio.all_tasks() == before
+
+
 async def test_an_error_in_the_loop_cancels_what_is_under_way_and_leaves_it_in_doubt() -> None:
     bench = Bench(FakeProvider(latency=lambda request: 1.0 if request.request_id == "r1" else 1e6))
 
@@ -493,17 +539,23 @@ async def test_a_job_is_run_once_at_a_time_and_only_while_it_is_open() -> None:
         job.abandon()
 
 
-async def test_rows_that_are_being_leased_when_a_job_is_given_up_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["add", "lease"])
+async def test_rows_that_are_being_leased_when_a_job_is_given_up_are_not_asked(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = Bench(FakeProvider(latency=lambda _: 1e6))
+    if step == "lease":  # of rows that an earlier run took in
+        async with bench.job() as job:
+            await job.load(some(3))
     job = bench.job()
-    lease = SqliteJobStore.lease
+    leasing = getattr(SqliteJobStore, step)
 
-    async def given_up(store: SqliteJobStore, model: str, limit: int) -> list[Lease]:
-        leases = await lease(store, model, limit)
+    async def given_up(store: SqliteJobStore, *what: Any) -> Any:
+        leases = await leasing(store, *what)
         job.abandon()
         return leases
 
-    monkeypatch.setattr(SqliteJobStore, "lease", given_up)
+    monkeypatch.setattr(SqliteJobStore, step, given_up)
     async with job:
         assert [outcome async for outcome in job.run(some(3))] == []
         ledger = await job.ledger()
