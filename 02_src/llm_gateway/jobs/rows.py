@@ -12,6 +12,7 @@ from llm_gateway.jobs.records import NewRow
 from llm_gateway.models import LLMRequest, ModelProvider
 
 FORM = "request"  # of rows that a program gives
+KEPT_BYTES = 65_536  # a longer request, with an image say, is read again when it is asked, and not kept until then
 
 
 def name_of(model: ModelProvider | str) -> str:
@@ -23,7 +24,7 @@ def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
     """Return the row of a request that can be asked."""
     text, fingerprint = request_json(request)
     # The file keeps the schema of a class and not the class: answers must be the same in this run and in a later one.
-    is_whole = not isinstance(request.response_format, type)
+    is_kept = len(text) <= KEPT_BYTES and not isinstance(request.response_format, type)
     return NewRow(
         number=number,
         key=request.request_id,
@@ -31,7 +32,7 @@ def asked_row(number: int, request: LLMRequest, *, form: str) -> NewRow:
         model=name_of(request.model),
         fingerprint=fingerprint,
         request=text,
-        asked=request if is_whole else None,
+        asked=request if is_kept else None,
     )
 
 

@@ -20,7 +20,7 @@ from llm_gateway.errors import (
     QueueFullError,
     RequestRejectedError,
 )
-from llm_gateway.jobs import Job, JobOutcome, SqliteJobStore, claims, intake, statements
+from llm_gateway.jobs import Job, JobOutcome, SqliteJobStore, claims, intake, rows, statements
 from llm_gateway.jobs.asking import FULL_QUEUE_PAUSE
 from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.records import Lease
@@ -139,6 +139,15 @@ async def test_rows_that_can_be_asked_at_once_are_leased_as_they_are_taken_in(mo
         ledger = await job.ledger()
     assert [outcome.attempts for outcome in outcomes] == [1] * 200
     assert (ledger.done, ledger.calls, ledger.answered, ledger.in_doubt) == (200, 200, 200, 0)
+
+
+async def test_a_long_request_is_not_kept_until_it_is_asked_and_asked_all_the_same() -> None:
+    short, long = ask("short"), ask("long", text="x" * rows.KEPT_BYTES)
+    assert rows.asked_row(1, short, form="f").asked is short
+    assert rows.asked_row(2, long, form="f").asked is None
+    bench = Bench()
+    assert [outcome.ok for outcome in await bench.run([short, long])] == [True, True]
+    assert {len(entry.request.messages[0].content) for entry in bench.provider.ledger} >= {rows.KEPT_BYTES}
 
 
 async def test_new_rows_do_not_go_before_those_that_wait() -> None:
