@@ -59,8 +59,9 @@ layers: $(DEV) ## each room imports only from the floors below it
 unit: $(DEV) ## the fast tests alone
 	@$(BIN)/pytest -q 02_src/tests/unit 02_src/tests/property
 
-soak: setup ## kill jobs a thousand times, a fifth of them in the batch lane; ten thousand storms over the gateway
-	@LLM_GATEWAY_KILLS=800 LLM_GATEWAY_BATCH_KILLS=200 LLM_GATEWAY_STORMS=10000 $(BIN)/pytest -q -n 2 \
+soak: setup ## kill jobs a thousand times, a fifth of them in the batch lane; stop a thousand; ten thousand storms
+	@LLM_GATEWAY_KILLS=800 LLM_GATEWAY_BATCH_KILLS=200 LLM_GATEWAY_JOBS=1000 LLM_GATEWAY_STORMS=10000 \
+		$(BIN)/pytest -q -n 2 02_src/tests/property/test_jobs_runs_laws.py \
 		02_src/tests/integration/test_jobs_killed.py 02_src/tests/integration/test_batches_killed.py \
 		02_src/tests/property/test_gateway_laws.py
 
