@@ -145,32 +145,38 @@ class Budgets:
 
 
 class JointBudgets(Budgets):
-    """The budgets of a gateway and those of a job: a call holds its worst case in all of them, or in none."""
+    """The budgets of a gateway and, until `part`, those of a job: a call holds its worst case in all, or in none."""
 
-    __slots__ = ("job", "own")
+    __slots__ = ("_job", "own")
 
     def __init__(self, own: Budgets, job: Budgets) -> None:
         super().__init__(own.settings)
         self.own = own
-        self.job = job
+        self._job: Budgets | None = job
         own.on_change = job.on_change = self.on_change
+
+    def part(self) -> None:
+        """Let calls fall under the job's budgets no more."""
+        self._job = None
+        for changed in self.on_change:
+            changed()
 
     def applies_to(self, model: str) -> bool:
         """Whether a call of `model` may fall under a budget."""
-        return self.own.applies_to(model) or self.job.applies_to(model)
+        return any(each.applies_to(model) for each in self._parts())
 
     def check(self, amount: float, *, model: str, agent: str | None) -> None:
         """Raise BudgetExceededError for a call that could cost `amount` US dollars and never fits any more."""
-        self.own.check(amount, model=model, agent=agent)
-        self.job.check(amount, model=model, agent=agent)
+        for each in self._parts():
+            each.check(amount, model=model, agent=agent)
 
     def reserve(self, amount: float, *, model: str, agent: str | None) -> Hold | Account:
         """Take the worst case of a call from every budget, or from none, as `Budgets.reserve` does."""
         self.check(amount, model=model, agent=agent)
         hold = self.own.reserve(amount, model=model, agent=agent)
-        if not isinstance(hold, Hold):
+        if not isinstance(hold, Hold) or self._job is None:
             return hold
-        of_job = self.job.reserve(amount, model=model, agent=agent)
+        of_job = self._job.reserve(amount, model=model, agent=agent)
         if isinstance(of_job, Hold):
             return Hold(amount, [*hold.accounts, *of_job.accounts])
         for account in hold.accounts:  # without a word to those who wait: nothing came back
@@ -179,10 +185,13 @@ class JointBudgets(Budgets):
 
     def snapshot(self) -> dict[str, Any]:
         """Return every budget that was touched: limit, spent, reserved and left, in US dollars."""
-        return self.own.snapshot() | self.job.snapshot()
+        return {name: account for each in self._parts() for name, account in each.snapshot().items()}
 
     def _of(self, model: str, agent: str | None) -> list[Account]:
-        return [*self.own._of(model, agent), *self.job._of(model, agent)]  # noqa: SLF001 - of its own kind
+        return [account for each in self._parts() for account in each._of(model, agent)]  # noqa: SLF001 - of its kind
+
+    def _parts(self) -> tuple[Budgets, ...]:
+        return (self.own,) if self._job is None else (self.own, self._job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

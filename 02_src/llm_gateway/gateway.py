@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -18,7 +18,7 @@ from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.config import GatewayConfig, load_config
 from llm_gateway.embedding import Embedding, checked, question
-from llm_gateway.errors import BatchError, GatewayClosedError, GatewayError, InvalidRequestError
+from llm_gateway.errors import BatchError, ConfigurationError, GatewayClosedError, GatewayError, InvalidRequestError
 from llm_gateway.events import Observer, Observers, ShutdownBegan, ShutdownEnded
 from llm_gateway.journal import Journal
 from llm_gateway.limits import budgets_of
@@ -227,13 +227,20 @@ class LLMGateway:
 
         return Job(self, path, watch=self._calls, **options)
 
-    def pay_from(self, budgets: Budgets) -> None:
-        """Let every call fall under these budgets of a job too, beside those of the configuration.
+    @contextmanager
+    def paying_from(self, budgets: Budgets, /) -> Iterator[None]:
+        """Let every call in this context fall under these budgets of a job too, beside those of the configuration.
 
-        To be called before anything is asked.
+        Raises ConfigurationError if a model was asked before: calls under way would count nowhere.
         """
+        if self._running is not None and self._running.lanes:
+            raise ConfigurationError("budget: the gateway has made calls before; give the job a gateway of its own.")
         own = Budgets(self._config.budgets) if self._budgets is None else self._budgets
-        self._budgets = self._means.budgets = JointBudgets(own, budgets)
+        self._budgets = self._means.budgets = joint = JointBudgets(own, budgets)
+        try:
+            yield
+        finally:
+            joint.part()
 
     def batch_line(self, model: str) -> BatchLine | None:
         """Return what a bulk job needs to send a model's requests in its provider's batches; None where it has none.

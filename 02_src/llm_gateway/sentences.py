@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -44,6 +45,15 @@ WISHES = {
 def nearest(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
     """Return the known word that `word` most likely meant, None if none is as near as `likeness` (0 to 1)."""
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=likeness)), None)
+
+
+def dollars(amount: float | None) -> str:
+    """Write US dollars with the digits that matter: "$0.00123", "$12.35"; "unknown" for None."""
+    if amount is None:
+        return "unknown"
+    if amount == 0 or amount >= 1:
+        return f"${amount:,.2f}"
+    return f"${amount:.{2 - math.floor(math.log10(amount))}f}"
 
 
 def no_boolean(value: object) -> object:

@@ -9,13 +9,14 @@ import orjson
 import typer
 
 from llm_gateway.cli import event_loop
-from llm_gateway.cli.console import dollars, duration, stderr
+from llm_gateway.cli.console import duration, stderr
 from llm_gateway.cli.conversation import conversation
 from llm_gateway.cli.settings import BUILT_IN_MODEL, load
 from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import InvalidRequestError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.models import LLMRequest, LLMResponse, RequestPriority
+from llm_gateway.sentences import dollars
 
 STANDARD_INPUT = "-"
 

@@ -5,7 +5,6 @@ Answers go to standard output, everything else to standard error.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -61,15 +60,6 @@ def _leave(sentence: str, code: int) -> typer.Exit:
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Write "1 row", "1,200 rows"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
-def dollars(amount: float | None) -> str:
-    """Write an amount so that small ones keep three digits; "unknown" where it is None."""
-    if amount is None:
-        return "unknown"
-    if amount == 0 or amount >= 1:
-        return f"${amount:,.2f}"
-    return f"${amount:.{2 - math.floor(math.log10(amount))}f}"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llm_gateway.cli.console import count, dollars, stderr
+from llm_gateway.cli.console import count, stderr
 from llm_gateway.cli.job_state import SUFFIX, place_named
 from llm_gateway.cli.results import line_of
 from llm_gateway.cli.summary import ledger_facts, print_facts
@@ -27,6 +27,7 @@ from llm_gateway.jobs.opening import Place
 from llm_gateway.jobs.records import Ledger
 from llm_gateway.jobs.tables import is_table
 from llm_gateway.jobs.views import JobView, viewing
+from llm_gateway.sentences import dollars
 
 
 def list_jobs(where: str) -> None:

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from llm_gateway.planning.plan import LanePlan, LimitPlan, Plan, Span
 from llm_gateway.report.terminal import number_columns, summary_of, table_of
-from llm_gateway.report.words import NOTHING, UNKNOWN, dollars, duration, short, shown
+from llm_gateway.report.words import NOTHING, UNKNOWN, duration, short, shown
+from llm_gateway.sentences import dollars
 
 NAME_WIDTH = 34
 MOST_LIMITS = 8

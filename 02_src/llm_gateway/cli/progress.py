@@ -13,8 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from llm_gateway.cli.console import MINUTE, count, dollars, duration
+from llm_gateway.cli.console import MINUTE, count, duration
 from llm_gateway.cli.tally import Tally
+from llm_gateway.sentences import dollars
 
 BAR_PERIOD = 0.25  # seconds between two looks at the tally
 LINE_PERIOD = 10.0

@@ -10,7 +10,6 @@ from typing import Any
 from llm_gateway.answers import AnswerSchema
 from llm_gateway.cli import event_loop
 from llm_gateway.cli.console import count, stderr
-from llm_gateway.cli.job_budget import within_budget
 from llm_gateway.cli.job_state import OUTPUT, START, begin, output_fact, place_in_output, state_of, take_back
 from llm_gateway.cli.lines import Survey
 from llm_gateway.cli.output import STANDARD_OUTPUT, KeptOutput, Output, check_output
@@ -25,6 +24,7 @@ from llm_gateway.config import GatewayConfig
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.budget import within_budget
 from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.job import POLL, Job
 from llm_gateway.jobs.opening import Place, shown_place
@@ -148,6 +148,7 @@ class Command:
             schema=self._schema,
             priority=self._options.priority,
             fresh=self._options.force,
+            keeps_budget=False,
             hooks=Hooks(paused=voice.paused, resumed=voice.resumed, refused=voice.refused, told=voice.complain),
             on_bug=voice.bug,
             lane=self._options.lane,

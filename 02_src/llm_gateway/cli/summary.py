@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from llm_gateway.cli.console import count, dollars, duration
+from llm_gateway.cli.console import count, duration
 from llm_gateway.cli.tally import known_cost
 from llm_gateway.jobs.records import Ledger
+from llm_gateway.sentences import dollars
 
 NO_STATE = "none: what was read or written through a pipe cannot be resumed"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from llm_gateway.answers import AnswerSchema
 from llm_gateway.cli import event_loop
 from llm_gateway.cli.console import stderr
-from llm_gateway.cli.job_budget import within_budget
 from llm_gateway.cli.rows import RowReader
 from llm_gateway.cli.running import Helping
 from llm_gateway.cli.settings import Loaded, load
@@ -19,6 +18,7 @@ from llm_gateway.cli.writing import NoWriter
 from llm_gateway.errors import JobError
 from llm_gateway.gateway import LLMGateway
 from llm_gateway.jobs.address import JobAddress
+from llm_gateway.jobs.budget import within_budget
 from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.views import viewing
 
@@ -40,6 +40,7 @@ async def _work(loaded: Loaded, address: JobAddress, lease_seconds: float | None
         address,
         schema=schema,
         helps=True,
+        keeps_budget=False,
         lease_seconds=lease_seconds,
         hooks=Hooks(paused=voice.paused, resumed=voice.resumed, ended=tally.add),
         on_bug=voice.bug,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llm_gateway.answers import AnswerSchema
+from llm_gateway.budgets import Budgets
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock
 from llm_gateway.config import GatewayConfig
@@ -27,6 +28,8 @@ from llm_gateway.models import RequestPriority
 from llm_gateway.price_lanes import LaneChoice
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from llm_gateway.clients.batches import BatchLine
 
 STANDARD_SHARE = 4  # of the time until a deadline, the last so-manieth part is the standard lane's,
@@ -39,6 +42,9 @@ class JobGateway(Answering, Protocol):
     @property
     def config(self) -> GatewayConfig:
         """The validated configuration."""
+
+    def paying_from(self, budgets: Budgets, /) -> AbstractContextManager[None]:
+        """Let every call in this context fall under these budgets too. Raises ConfigurationError."""
 
     def batch_line(self, model: str, /) -> BatchLine | None:
         """Return what leads to the batches of a model's provider, None where it has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,11 @@ from llm_gateway.calls import CallWatch
 from llm_gateway.clock import Clock, LoopClock
 from llm_gateway.errors import JobError, JobStoreBusyError
 from llm_gateway.jobs.assembly import Assembly, JobGateway
+from llm_gateway.jobs.budget import within_budget
 from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.model_facts import check_models, noted
 from llm_gateway.jobs.opening import Place, open_store, place_of, shown_place
+from llm_gateway.jobs.options import Options
 from llm_gateway.jobs.outcomes import JobOutcome, outcome_of
 from llm_gateway.jobs.records import Lease, Ledger, NewRow, StoredResult
 from llm_gateway.jobs.rows import no_rows, rows_of
@@ -53,6 +55,11 @@ class Job:
     the model has; None: as configured for the model. In the batch lane rows go to the provider in batches, which are
     looked at every `poll` seconds; when the job is stopped they go on there, and a later run takes them up. What has no
     answer near `deadline`, seconds from the beginning of a run, is asked in the standard lane.
+
+    `budget`: US dollars that the job may cost, its earlier runs included. A run raises BudgetExceededError before it
+    would exceed that, and a later one with a larger budget goes on. While the job is open, all calls of its gateway
+    count, which must have made none before; ConfigurationError otherwise, or where nothing is left. None: no budget; in
+    a database, where it is kept for all who work on the job, the one that the job has.
     """
 
     def __init__(
@@ -72,26 +79,40 @@ class Job:
         lane: LaneChoice | None = None,
         deadline: float | None = None,
         poll: float = POLL,
+        budget: float | None = None,
+        keeps_budget: bool = True,
     ) -> None:
-        """Take the gateway and its watch: an observer of the gateway, by which the job hears of every call."""
+        """Take the gateway and its watch: an observer of the gateway, by which the job hears of every call.
+
+        Raises ConfigurationError for an option whose value is wrong.
+
+        `keeps_budget`: False where whoever opens the job sees to its budget.
+        """
+        options = Options.of(
+            priority=priority, lane=lane, deadline=deadline, poll=poll, lease_seconds=lease_seconds, budget=budget
+        )
         self._config = gateway.config
         self._place = place_of(path)
+        self._gateway = gateway
+        self._budget = options.budget
+        self._keeps_budget = keeps_budget
+        self._within = AsyncExitStack()  # its budget
         self._fresh = fresh
         self._helps = helps
-        self._lease_seconds = lease_seconds
+        self._lease_seconds = options.lease_seconds
         self._clock = clock or LoopClock()
         self._new_results = asyncio.Event()
         self._assembly = Assembly(
             gateway=gateway,
             watch=watch,
             schema=AnswerSchema(dict(schema)) if isinstance(schema, Mapping) else schema,
-            priority=priority,
+            priority=options.priority,
             clock=self._clock,
             hooks=replace(hooks or Hooks(), recorded=self._new_results.set),
             on_bug=on_bug or _log_bug,
-            lane=lane,
-            deadline=deadline,
-            poll=poll,
+            lane=options.lane,
+            deadline=options.deadline,
+            poll=options.poll,
             is_kept=self._place is not None,
             others=partial(batches_of_others, self._place) if isinstance(self._place, Path) else _none,
             patiently=self._patiently,
@@ -111,6 +132,9 @@ class Job:
         try:
             await self._store.reclaim()
             check_models(await self._store.facts(), self._config, place=shown_place(self._place))
+            if self._keeps_budget:
+                budget = within_budget(self._gateway, self, self._place, self._budget, name="budget")
+                await self._within.enter_async_context(budget)
         except BaseException:
             await self._close()
             raise
@@ -133,12 +157,15 @@ class Job:
             await self._close()
 
     async def _close(self) -> None:
-        store, self._store = self._store, None
         try:
-            if store is not None:
-                await store.close()
+            await self._within.aclose()
         finally:
-            self._release()
+            store, self._store = self._store, None
+            try:
+                if store is not None:
+                    await store.close()
+            finally:
+                self._release()
 
     def stop(self) -> None:
         """Read and ask nothing more; what is under way is still recorded."""

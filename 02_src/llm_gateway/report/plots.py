@@ -25,7 +25,8 @@ from llm_gateway.report.drawing import (
     waits_by_priority,
 )
 from llm_gateway.report.figures import Figures, JournalData
-from llm_gateway.report.words import cost_of, dollars, duration
+from llm_gateway.report.words import cost_of, duration
+from llm_gateway.sentences import dollars
 
 OUTCOMES = (("ok", GREEN), ("failed", RED), ("cancelled", GREY))
 REASONS = {"idle": BLUE, "slots": GREEN, "size": ORANGE, "wait": PURPLE, "drain": GREY}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 
 from llm_gateway.report.figures import Figures, JournalData
+from llm_gateway.sentences import dollars
 
 UNKNOWN = "unknown"
 NOTHING = "–"  # noqa: RUF001 - a dash for what does not exist
@@ -44,15 +44,6 @@ def duration(seconds: float | None) -> str:
     unit, name, part, its_name = next(each for each in LONG_UNITS if whole >= each[0])
     count, rest = whole // unit, whole % unit // part
     return f"{count:,} {name} {rest} {its_name}" if rest else f"{count:,} {name}"
-
-
-def dollars(amount: float | None) -> str:
-    """Write an amount with the digits that matter: "$0.00123", "$12.35"; "unknown" for None."""
-    if amount is None:
-        return UNKNOWN
-    if amount == 0 or amount >= 1:
-        return f"${amount:,.2f}"
-    return f"${amount:.{2 - math.floor(math.log10(amount))}f}"
 
 
 def cost_of(figures: Figures) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llm_gateway.report.words import NOTHING, dollars, duration, short, shown
+from llm_gateway.report.words import NOTHING, duration, short, shown
+from llm_gateway.sentences import dollars
 from llm_gateway.simulation.result import SLOTS, LimitUse, SimulationResult
 
 PER = {"rpd": "a day", SLOTS: "at once"}

@@ -19,10 +19,12 @@ from typer.testing import CliRunner, Result
 from fakes.emulator import Emulator, Reply, Usage
 from fakes.emulator_thread import emulator_in_a_thread
 from fakes.postgres_server import PostgresServer
+from fakes.provider import ask
+from llm_gateway import LLMGateway
 from llm_gateway.budgets import Hold
 from llm_gateway.cli.app import app
 from llm_gateway.clock import LoopClock
-from llm_gateway.config import BudgetSettings
+from llm_gateway.config import BudgetSettings, read_config
 from llm_gateway.errors import BudgetExceededError, ConfigurationError, JobError
 from llm_gateway.jobs import lending, postgres_purse
 from llm_gateway.jobs.address import JobAddress
@@ -94,6 +96,23 @@ def test_what_a_job_cost_before_it_had_a_budget_counts(url: str, provider: Emula
     command("run", "in.jsonl", "--job", url, code=1)
     told = command("run", "in.jsonl", "--job", url, "--budget", "0.1", "--retry-failed", "all", code=2).stderr
     assert told == "llm-gateway: --budget: the job has spent $0.152 of $0.100; raise it to go on.\n"
+
+
+async def test_a_python_job_has_the_same_budget(url: str, provider: Emulator) -> None:
+    requests = [ask(str(number), text=f"row {number}") for number in range(ROWS)]
+
+    async def answers(**options: Any) -> int:
+        async with LLMGateway(read_config(Path("llm-gateway.toml"))) as gateway, gateway.job(url, **options) as job:
+            return len([outcome async for outcome in job.run(requests) if outcome.ok])
+
+    with pytest.raises(BudgetExceededError, match=r"of the budget of the job, .* or raise the job's `budget`"):
+        await answers(budget=0.05)
+    assert len(provider.ledger) == 6
+    with pytest.raises(BudgetExceededError, match="of the budget of the job"):
+        await answers()  # it is the job's own, for whoever works on it
+    with pytest.raises(ConfigurationError, match=r"^budget: the job has spent \$0.0480 of \$0.0400; raise it"):
+        await answers(budget=0.04)
+    assert await answers(budget=1) == len(provider.ledger) == ROWS
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llm_gateway.cli.console import count, dollars, duration
+from llm_gateway.cli.console import count, duration
 from llm_gateway.cli.progress import Bar, Lines, Pace, display_on, facts, rows
 from llm_gateway.cli.summary import print_summary
 from llm_gateway.cli.tally import Tally
 from llm_gateway.jobs.records import Ledger, StoredResult
+from llm_gateway.sentences import dollars
 
 
 def result(cost: float | None = 0.0, *, kind: str | None = None) -> StoredResult:

@@ -13,6 +13,7 @@ from fakes.provider import FakeProvider, ask, gateway_over, rate_limited, unavai
 from llm_gateway import LLMGateway, LLMMessage, LLMRequest, LLMResponse, RequestPriority
 from llm_gateway.calls import CallWatch
 from llm_gateway.errors import (
+    ConfigurationError,
     JobChangedError,
     JobError,
     JobStoreBusyError,
@@ -67,6 +68,29 @@ async def test_every_request_gets_one_outcome_and_the_ledger_adds_up() -> None:
     assert ledger.adds_up
     assert (ledger.rows, ledger.done, ledger.calls, ledger.answered, ledger.in_doubt) == (40, 40, 40, 40, 0)
     assert (ledger.input_tokens, ledger.output_tokens) == (400, 200)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("budget", 0, "0 is wrong: it should be greater than 0."),
+        ("budget", float("inf"), "inf is wrong: it should be a finite number."),
+        ("budget", True, "True is wrong: it should be a number."),
+        ("deadline", -1, "-1 is wrong: it should be greater than 0."),
+        ("deadline", "soon", "'soon' is wrong: it should be a valid number."),
+        ("poll", 0.0, "0.0 is wrong: it should be greater than 0."),
+        ("lane", "cheap", "'cheap' is not one of 'auto', 'standard', 'flex' or 'batch'."),
+        ("priority", 9, "9 is not one of 1, 2 or 3."),
+        ("lease_seconds", 0, "0 is wrong: it should be greater than 0."),
+    ],
+)
+async def test_an_option_of_the_wrong_kind_is_refused_before_anything_is_opened(
+    option: str, value: object, sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        Bench().gateway.job(STATE, **{option: value})
+    assert str(told.value) == f"gateway.job({option}=…): {sentence}"
+    assert not STATE.exists()
 
 
 async def test_a_second_run_asks_nothing_again_and_tells_everything_again() -> None:

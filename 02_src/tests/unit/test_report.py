@@ -25,7 +25,7 @@ from llm_gateway.report import JournalData, read_journal, render_html, render_te
 from llm_gateway.report.drawing import every
 from llm_gateway.report.figures import MOST_SLICES, Timeline
 from llm_gateway.report.plots import plots
-from llm_gateway.report.words import dollars, duration, period, short
+from llm_gateway.report.words import duration, period, short
 
 NAME = "2026-11-22-host-1.jsonl"
 HOSTILE = ("<script>alert(1)</script>", "</script><img src=x onerror=alert(2)>", "[red]x[/] \x1b[31m", "2024-05-01")
@@ -213,13 +213,6 @@ def test_a_duration_reads_well(seconds: float | None, words: str) -> None:
 )
 def test_a_count_reads_well(number: float, words: str) -> None:
     assert short(number) == words
-
-
-@pytest.mark.parametrize(
-    ("amount", "words"), [(None, "unknown"), (0.0, "$0.00"), (0.00123, "$0.00123"), (1234.5, "$1,234.50")]
-)
-def test_an_amount_reads_well(amount: float | None, words: str) -> None:
-    assert dollars(amount) == words
 
 
 @pytest.mark.parametrize(("width", "words"), [(1, "second"), (15, "15 seconds"), (3600, "hour"), (172_800, "2 days")])
