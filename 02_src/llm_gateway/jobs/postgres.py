@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LEASE_SECONDS = 30.0  # a worker that was not heard of for so long loses its leases
 BEATS = 4  # in that time
+CLAIMS, CLAIM_PAUSE = 5, 0.2  # attempts and seconds: the server may not have noticed yet that a process was killed
 
 
 class PostgresJobStore:
@@ -43,6 +44,7 @@ class PostgresJobStore:
         self._host, self._process = socket.gethostname(), os.getpid()
         self._statements: Statements | None = None
         self._works = False  # whether it has leased anything
+        self._feeds = False  # whether it holds the claim
         self._beating: asyncio.Task[None] | None = None
         self._commits = PostgresCommits(address, self._begin)
         try:
@@ -60,12 +62,15 @@ class PostgresJobStore:
 
     async def claim(self) -> None:
         """Be the one process that feeds the job, until this is closed. Raises JobError if another one is."""
-        if not await self._commits.run(self._claimed):
-            raise JobError(
-                f"Another process feeds the job {self.name} and collects its results; "
-                "help it with `llm-gateway worker`."
-            )
-        self._commits.on_connect = self._claim_again
+        for _ in range(CLAIMS):
+            if await self._commits.run(self._claimed):
+                self._commits.on_connect = self._claim_again
+                self._feeds = True
+                return
+            await asyncio.sleep(CLAIM_PAUSE)
+        raise JobError(
+            f"Another process feeds the job {self.name} and collects its results; help it with `llm-gateway worker`."
+        )
 
     async def forget(self) -> None:
         """Delete all that is known of the job. Raises JobError while somebody works on it."""
@@ -144,10 +149,10 @@ class PostgresJobStore:
             self._beating.cancel()
             await asyncio.wait((self._beating,))
             self._beating = None
-        if self._works:
-            self._works = False
+        if self._works or self._feeds:
+            self._works = self._feeds = False
             with suppress(JobStoreBusyError):  # others will see that it is gone
-                await self._commits.run(self._steps.leave)
+                await self._commits.run(self._take_leave)
         await self._commits.close()
 
     # --- parts ----------------------------------------------------------------------------------------------------
@@ -191,6 +196,11 @@ class PostgresJobStore:
     def _claimed(self, connection: Connection[Any]) -> bool:
         locked = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (tables.RUN_LOCK, self._steps.job))
         return locked.fetchall() == [(True,)]
+
+    def _take_leave(self, connection: Connection[Any]) -> None:
+        """Let others see at once that it is gone: the server may take a while to notice the end of a connection."""
+        connection.execute("SELECT pg_advisory_unlock_all()")
+        self._steps.leave(connection)
 
     def _claim_again(self, connection: Connection[Any]) -> None:
         """Take the claim on a new connection; the server may not have noticed yet that the old one is gone."""

@@ -137,6 +137,38 @@ async def test_one_process_feeds_a_job_at_a_time(url: str) -> None:
         pass
 
 
+async def test_who_closes_a_job_leaves_it_free_before_the_server_sees_the_connection_end(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "CLAIMS", 1)
+    closing: list[psycopg.Connection[Any]] = []
+    async with stores(url, 2) as (first, second):
+        await first.claim()
+        with monkeypatch.context() as slow:
+            slow.setattr(psycopg.Connection, "close", lambda connection: closing.append(connection))  # noqa: PLW0108 - bound
+            await first.close()
+        await second.claim()
+    for connection in closing:
+        connection.close()
+
+
+async def test_a_job_whose_process_was_just_killed_can_be_fed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "CLAIM_PAUSE", 0.01)
+    async with stores(url, 2) as (killed, store):
+        await killed.claim()
+        claims = store._claimed
+
+        def claimed(connection: psycopg.Connection[Any]) -> bool:
+            free = claims(connection)
+            if not free:  # and now the server sees the end of the other's connection
+                asyncio.run_coroutine_threadsafe(killed.close(), loop).result()
+            return free
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(store, "_claimed", claimed)
+        await store.claim()
+
+
 async def test_a_worker_needs_a_job_that_is_there_and_a_database(url: str) -> None:
     with pytest.raises(JobError, match=r"There is no job postgresql://.*job=none; `llm-gateway run"):
         await Member(f"{url.partition('?')[0]}?job=none").job(helps=True).__aenter__()
