@@ -133,6 +133,7 @@ class RequestDone(Event):
     agent: str | None = None
     usage: TokenUsage | None = None
     cost_usd: float | None = None
+    price_lane: Literal["flex", "batch"] | None = None  # of its answer; None: the standard one, or there is no answer
     cached: Literal[True] | None = None  # an answer that was kept: no call was made
     saved_usd: float | None = None  # what that answer cost when it was made; None: unknown
     finish_reason: str | None = None
@@ -143,10 +144,7 @@ class RequestDone(Event):
 
 @event
 class ProviderBatchChanged(Event):
-    """A batch at a provider, of requests in the price lane "batch", was made, went on to another state, or ended.
-
-    Those of bulk jobs stand in their job.
-    """
+    """A batch at a provider, of requests in the price lane "batch", was made, went on to another state, or ended."""
 
     name: ClassVar[str] = "provider_batch"
     batch_id: str  # the gateway's own; its requests bear it, too
@@ -155,7 +153,7 @@ class ProviderBatchChanged(Event):
     deployment: str
     state: str  # "made", the provider's word, or "not made", "refused", "lost", "left" (the gateway was shut down)
     size: int  # requests
-    waiting: int  # of those, how many have no outcome and a caller that waits for one
+    waiting: int  # of those, how many have no outcome and a caller, or a job, that waits for one
     served: int  # as the provider told last
 
 

@@ -257,7 +257,14 @@ class LLMGateway:
         if client is None:
             return None
         purse = BatchPurse.of(self._budgets, model, upstream.worst_case)
-        return BatchLine(client=client, label=upstream.label, price=upstream.price, purse=purse)
+        return BatchLine(
+            client=client,
+            label=upstream.label,
+            price=upstream.price,
+            purse=purse,
+            observer=self._observer,
+            with_text=self._config.logs.text,
+        )
 
     # --- looking ----------------------------------------------------------------------------------------------
 

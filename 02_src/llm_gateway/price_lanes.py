@@ -23,6 +23,8 @@ LANE_CHOICES: tuple[LaneChoice, ...] = get_args(LaneChoice)
 PRICE_SHARES: Mapping[PriceLane, float] = {"standard": 1.0, "flex": 0.5, "batch": 0.5}
 """What part of the standard price each lane costs, input, output and cached tokens alike."""
 
+UNSERVED = "unserved"  # the kind of a retry after a batch that ended without an answer
+
 FLEX_SECONDS = 600.0  # what an answer of the flex lane may take; nearer to its deadline nobody asks for one
 BATCH_SECONDS = 24 * 3600.0  # within which a provider answers a batch, or lets what is left expire
 

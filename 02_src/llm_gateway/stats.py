@@ -132,7 +132,7 @@ class Figures:
         counts = self.counts
         counts["attempts"] += event.attempt
         self.waits[event.priority].add(event.queue_wait)
-        if event.attempt:
+        if event.attempt and event.price_lane != "batch":  # which takes hours, and says nothing of the provider
             self.provider_time.add(event.provider_time)
         if event.time_to_first_token is not None:
             self.time_to_first_token.add(event.time_to_first_token)
@@ -232,7 +232,8 @@ class Stats:
         errors, failures        failed attempts by kind of error; requests that ended so, by kind
         cached, saved_usd       of the completed, those answered from the cache; what their answers cost when made
         cost_usd, unpriced      sum of the known costs, None if not one is known; answers whose price is unknown
-        queue_wait, provider_time   seconds, of the requests that ended; all attempts of a request together
+        queue_wait, provider_time   seconds, of the requests that ended; all attempts of a request together, without
+                                the provider's time for its batches
         time_to_first_token     seconds, of the answers that were streamed
         """
         models = dict(self._models)

@@ -12,12 +12,11 @@ from llm_gateway.clients.batches import BatchClient
 from llm_gateway.clock import Clock
 from llm_gateway.errors import GatewayClosedError, InvalidAnswerError, ProviderError, RequestRejectedError
 from llm_gateway.events import Observer, RetryScheduled
-from llm_gateway.price_lanes import PRICE_SHARES
+from llm_gateway.price_lanes import PRICE_SHARES, UNSERVED
 from llm_gateway.queue import Ticket
 from llm_gateway.router import Outcomes, Upstream, reading_of
 
 QUEUE_IS_FULL = "token_limit_exceeded"  # OpenAI: the batches under way have more input tokens than the account may
-UNSERVED = "unserved"  # the kind of a retry after a batch that ended without an answer
 LEFT = (
     "The gateway was shut down while this request waited for a provider's batch, which was cancelled; its provider may "
     "have charged for it. A bulk job, gateway.job(path), keeps its batches."

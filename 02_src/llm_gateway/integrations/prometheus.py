@@ -150,7 +150,7 @@ class GatewayMetrics:
         model, priority = event.model, PRIORITIES[event.priority]
         self._requests[model, priority, event.outcome] += 1
         self._waits[model, priority].add(event.queue_wait)
-        if event.attempt:
+        if event.attempt and event.price_lane != "batch":  # which takes hours, and says nothing of the provider
             self._provider[model,].add(event.provider_time)
         if event.time_to_first_token is not None:
             self._first[model,].add(event.time_to_first_token)

@@ -59,6 +59,11 @@ class StoredBatch:
         """When the intent was stored."""
         return datetime.fromisoformat(self.made)
 
+    @property
+    def age(self) -> float:
+        """How many seconds ago that was."""
+        return max(0.0, (utc_now() - self.since).total_seconds())
+
 
 def make_tables(connection: sqlite3.Connection) -> None:
     """Make the tables where there are none."""

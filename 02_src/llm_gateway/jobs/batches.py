@@ -23,11 +23,11 @@ from llm_gateway.clients.batches import (
     custom_id,
     number_of,
 )
-from llm_gateway.clock import utc_now
 from llm_gateway.errors import BudgetExceededError, ConfigurationError, GatewayError, ModelNotFoundError, ProviderError
 from llm_gateway.jobs.asking import failure_of
 from llm_gateway.jobs.batch_book import BatchBook, StoredBatch
 from llm_gateway.jobs.batch_money import BatchMoney
+from llm_gateway.jobs.batch_news import BatchNews
 from llm_gateway.jobs.encoding import request_of
 from llm_gateway.jobs.records import Calls, Lease, Verdict
 from llm_gateway.models import LLMResponse, Receipt
@@ -80,10 +80,12 @@ class Batches:
     _searches: dict[int, int] = field(default_factory=dict)
     _open: list[StoredBatch] = field(default_factory=list)
     _money: BatchMoney = field(init=False)
+    _news: BatchNews = field(init=False)
 
     def __post_init__(self) -> None:
         """Hold nothing yet."""
         self._money = BatchMoney(self.line.purse)
+        self._news = BatchNews(self.model, self.line)
 
     @property
     def under_way(self) -> int:
@@ -138,6 +140,7 @@ class Batches:
         self.passed("made")
         await self._kept(lambda: self.book.note(intent, batch_id=batch_id, state="created"))
         self.passed("noted")
+        self._told(intent, "made", batch_id=batch_id)
         await self._reread()
         return len(unfit) + len(draft.numbers)
 
@@ -211,6 +214,8 @@ class Batches:
             return await self._search(batch, cancel=cancel)
         standing = await self.line.client.look(batch_id)
         await self._kept(lambda: self.book.note(batch, state=standing.state, served=standing.served))
+        if (standing.state, standing.served) != (batch.state, batch.served) and not standing.is_over:
+            self._told(batch, standing.state, served=standing.served)
         if not standing.is_over:
             if cancel and not standing.is_ending:
                 self.passed("before_cancel")
@@ -233,6 +238,7 @@ class Batches:
         if found.batch_id is not None:
             await self._kept(lambda: self.book.note(batch, batch_id=found.batch_id or "", state="adopted"))
             self.passed("adopted")
+            self._told(batch, "made", batch_id=found.batch_id)
         elif not found.may_come:
             searches = self._searches[batch.id] = self._searches.get(batch.id, 0) + 1
             if searches >= SEARCHES:
@@ -272,25 +278,33 @@ class Batches:
             return 0
         # A row that is no longer in the batch has its result already.
         leases = await self._kept(lambda: self.book.leases(batch, list(gathered), ROWS_AT_ONCE))
-        ended = [(lease, self._verdict(batch, lease, gathered[lease.number])) for lease in leases]
+        answers = {lease.number: self._answer(batch, lease, gathered[lease.number].outcome) for lease in leases}
+        ended = [(lease, self._verdict(lease, answers[lease.number])) for lease in leases]
         await self._record(ended)
         for lease, verdict in ended:
             cost = 0.0 if not verdict.calls.answered else None if verdict.calls.unpriced else verdict.calls.cost_usd
             self._money.settle(batch.intent, lease.number, cost)
+            self._news.ended(batch, lease, answers[lease.number])
         self.passed("recorded")
         return sum(verdict.answer is None and verdict.failure is None for _, verdict in ended)
 
-    def _verdict(self, batch: StoredBatch, lease: Lease, answer: BatchAnswer) -> Verdict:
-        outcome = answer.outcome
-        if outcome is None:
-            return Verdict(calls=UNSENT)
-        if isinstance(outcome, ProviderError):
-            outcome.attempts = lease.turn
-            return Verdict(calls=Calls(refused=1), failure=None if outcome.retryable else failure_of(outcome))
+    def _answer(
+        self, batch: StoredBatch, lease: Lease, outcome: Completion | ProviderError | None
+    ) -> LLMResponse | ProviderError | None:
+        if not isinstance(outcome, Completion):
+            return outcome
         if outcome.tool_calls:
             outcome = self.line.client.finished(request_of(lease.request), outcome)
-        response = self._response(batch, lease, outcome)
-        receipt, usage = response.receipt, outcome.usage
+        return self._response(batch, lease, outcome)
+
+    def _verdict(self, lease: Lease, answer: LLMResponse | ProviderError | None) -> Verdict:
+        if answer is None:
+            return Verdict(calls=UNSENT)
+        if isinstance(answer, ProviderError):
+            answer.attempts = lease.turn
+            return Verdict(calls=Calls(refused=1), failure=None if answer.retryable else failure_of(answer))
+        receipt = answer.receipt
+        usage = receipt.usage if receipt else None
         cost = receipt.cost_usd if receipt else None
         calls = Calls(
             answered=1,
@@ -299,7 +313,7 @@ class Batches:
             cost_usd=cost or 0.0,
             unpriced=int(cost is None),
         )
-        return self.judge(lease, response, calls)
+        return self.judge(lease, answer, calls)
 
     def _response(self, batch: StoredBatch, lease: Lease, completion: Completion) -> LLMResponse:
         usage = completion.usage
@@ -314,7 +328,7 @@ class Batches:
             receipt=Receipt(
                 queue_wait=0.0,
                 attempts=1,
-                provider_time=max(0.0, (utc_now() - batch.since).total_seconds()),
+                provider_time=batch.age,
                 deployment=batch.deployment,
                 usage=usage,
                 cost_usd=None if cost is None else cost * PRICE_SHARES["batch"],
@@ -334,6 +348,7 @@ class Batches:
         back = await self._kept(lambda: self.book.close(batch, state, reason, rest))
         self._money.close(batch.intent, in_doubt=rest is IN_DOUBT)
         self.passed("closed")
+        self._told(batch, state, waiting=0)
         await self._reread()
         return back
 
@@ -344,6 +359,24 @@ class Batches:
         """Write, and wait while the disk is full."""
         kept: T = await self.persisted(action)
         return kept
+
+    def _told(
+        self,
+        batch: StoredBatch,
+        state: str,
+        *,
+        waiting: int | None = None,
+        served: int | None = None,
+        batch_id: str | None = None,
+    ) -> None:
+        """Tell the gateway's observers how a batch stands; what is not given is as it was."""
+        self._news.changed(
+            batch,
+            state=state,
+            waiting=batch.requests if waiting is None else waiting,
+            served=batch.served if served is None else served,
+            batch_id=batch_id or batch.batch_id,
+        )
 
     def _refusal(self, words: str) -> ConfigurationError:
         return ConfigurationError(

@@ -90,17 +90,18 @@ def _item_done(record: Mapping[str, Any], when: float, data: JournalData) -> Non
         figures.attempts += attempt
         figures.input_tokens += sent
         figures.output_tokens += answered
-        _count_answer(figures, state, cost, wait + took)
+        _count_answer(figures, state, cost, None if record.get("price_lane") == "batch" else wait + took)
     if state == "failed":
         data.failures[outcome] += 1
     data.timeline.at(when).update({state: 1, "input_tokens": sent, "output_tokens": answered})
 
 
-def _count_answer(figures: Figures, state: str, cost: float | None, latency: float) -> None:
+def _count_answer(figures: Figures, state: str, cost: float | None, latency: float | None) -> None:
     if cost is not None:
         figures.cost += cost
     if state == "ok":
-        figures.latency.add(latency)
+        if latency is not None:  # of a provider's batch, which takes hours
+            figures.latency.add(latency)
         if cost is None:
             figures.unpriced += 1
         else:

@@ -233,6 +233,7 @@ class Outcomes:
                 agent=ticket.agent,
                 usage=receipt.usage if receipt else None,
                 cost_usd=receipt.cost_usd if receipt else None,
+                price_lane=None if receipt is None or receipt.price_lane == "standard" else receipt.price_lane,
                 finish_reason=response.finish_reason if response else None,
                 metadata=request.metadata,
                 prompt=[told(message) for message in request.messages] if self.with_text else None,

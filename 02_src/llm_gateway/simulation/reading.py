@@ -88,7 +88,9 @@ class TraceReader:
         return traced
 
     def _take_journalled(self, record: Mapping[str, Any]) -> None:
-        if record["event"] != RequestDone.name or record.get("cached"):  # what a cache answers, no limit holds up
+        if record["event"] != RequestDone.name:
+            return
+        if record.get("cached") or record.get("price_lane") == "batch":  # what no limit of calls holds up
             return
         try:
             took = float(record["provider_time"])

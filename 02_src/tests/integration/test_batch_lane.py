@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from fakes.deployments import tool
 from fakes.emulator import Emulator
 from fakes.emulator.batches import COMPLETED, Fate, Made, answer_to
-from fakes.provider import QUIET, ask
+from fakes.provider import QUIET, Recorder, ask
 from llm_gateway import BudgetExceededError, ConfigurationError, LLMGateway, LLMMessage, LLMRequest, RequestPriority
 from llm_gateway.calls import CallWatch
 from llm_gateway.clock import LoopClock
+from llm_gateway.events import AttemptFailed, Event, ProviderBatchChanged, RequestDone, RetryScheduled
 from llm_gateway.jobs import Job, JobOutcome, batches
 from llm_gateway.jobs.hooks import Hooks
 from llm_gateway.jobs.records import Ledger
 from llm_gateway.jobs.sqlite import SqliteJobStore
+from llm_gateway.models import TokenUsage
 
+E = TypeVar("E", bound=Event)
 STATE = Path("work.job")
 KINDS = ("openai", "anthropic")
 MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5"}
@@ -72,6 +76,7 @@ class Bench:
         self.kind = kind
         self.provider = emulator.batches
         self.told: list[str] = []
+        self.heard = Recorder()  # in all runs
         url = emulator.url if kind == "anthropic" else f"{emulator.url}/v1"
         price = {"input": 1.0, "output": 2.0}
         self.config: dict[str, Any] = {
@@ -89,7 +94,7 @@ class Bench:
         watch = CallWatch()
         asked = some(rows) if requests is None else requests
         async with (
-            LLMGateway(self.config, observers=[watch]) as gateway,
+            LLMGateway(self.config, observers=[watch, self.heard]) as gateway,
             Job(gateway, STATE, watch=watch, hooks=hooks, **given) as job,
         ):
             self.gateway = gateway
@@ -99,6 +104,9 @@ class Bench:
                 self.ledger = await job.ledger()
             self.batches = await store_of(job).batches.all_batches()
         return outcomes
+
+    def events(self, kind: type[E]) -> list[E]:
+        return [event for event in self.heard.events if isinstance(event, kind)]
 
     @property
     def called(self) -> Counter[str]:
@@ -132,6 +140,9 @@ def check(bench: Bench, outcomes: list[JobOutcome], rows: int = ROWS) -> Ledger:
     assert bench.paid == Counter({f"q{number}": 1 for number in range(1, rows + 1)})
     assert bench.ledger.adds_up
     assert (bench.ledger.done, bench.ledger.answered, bench.ledger.in_doubt) == (rows, rows, 0)
+    done = [event for event in bench.events(RequestDone) if event.outcome == "ok"]  # whoever looks on saw all of it
+    assert Counter(event.request_id for event in done) == Counter(f"r{number}" for number in range(1, rows + 1))
+    assert sum(event.cost_usd or 0.0 for event in done) == pytest.approx(bench.ledger.cost_usd)
     return bench.ledger
 
 
@@ -161,6 +172,56 @@ async def test_a_job_is_probed_with_one_row_and_the_others_go_in_one_batch_at_ha
     ]
     assert await bench.run() == outcomes  # a later run asks nothing
     assert sum(bench.paid.values()) == ROWS
+
+
+async def test_observers_hear_of_a_jobs_batches_as_of_any_request(bench: Bench, tmp_path: Path) -> None:
+    bench.config |= {"logs": {"dir": str(tmp_path / "logs"), "text": True}}
+    requests = [
+        request.model_copy(update={"agent": "a", "metadata": {"team": "x"}, "priority": RequestPriority.LOW})
+        for request in some(3)
+    ]
+    await bench.run(requests=requests)
+    batched = [event for event in bench.events(RequestDone) if event.price_lane == "batch"]
+    assert {event.request_id for event in batched} == {"r2", "r3"}
+    intent = bench.batches[0].intent
+    for event in batched:
+        assert (event.batch_id, event.model, event.deployment) == (intent, "m", f"{bench.kind}/{MODELS[bench.kind]}")
+        assert (event.priority, event.agent, event.metadata) == (RequestPriority.LOW, "a", {"team": "x"})
+        assert (event.attempt, event.finish_reason) == (1, "stop")
+        assert event.cost_usd == pytest.approx(10e-6)
+        assert (event.usage, event.answer) == (
+            TokenUsage(input_tokens=10, output_tokens=5),
+            answer_to(f"q{event.request_id[1:]}"),
+        )
+        assert event.prompt == [{"role": "user", "content": f"q{event.request_id[1:]}"}]
+    states = bench.events(ProviderBatchChanged)
+    assert {(event.batch_id, event.provider_batch_id, event.size) for event in states} == {
+        (intent, bench.batches[0].batch_id, 2)
+    }
+    assert (states[0].state, states[0].waiting) == ("made", 2)
+    assert (states[-1].state, states[-1].waiting) == (bench.batches[0].state, 0)
+    stats = bench.gateway.get_stats()
+    assert (stats["submitted"], stats["completed"], stats["failed"]) == (3, 3, 0)
+    assert stats["cost_usd"] == pytest.approx(bench.ledger.cost_usd)
+    assert stats["provider_time"]["count"] == 1  # the hours of a batch say nothing of the provider
+    written = (line for file in sorted((tmp_path / "logs").iterdir()) for line in file.read_text().splitlines())
+    lines = [json.loads(line) for line in written]
+    done = [line for line in lines if line["event"] == "item_done"]
+    assert Counter(line.get("price_lane") for line in done) == {None: 1, "batch": 2}
+    assert [line["state"] for line in lines if line["event"] == "provider_batch"] == [event.state for event in states]
+
+
+async def test_observers_hear_of_rows_that_a_batch_did_not_answer(bench: Bench) -> None:
+    fates: dict[str, Fate] = {"2": "refused", "3": "broken"}
+    bench.provider.fate = lambda told, _state: fates.pop(told[-1], "ok")
+    await bench.run(4)
+    ends = Counter((event.request_id, event.outcome) for event in bench.events(RequestDone))
+    assert ends == {("r1", "ok"): 1, ("r2", "rejected"): 1, ("r3", "ok"): 1, ("r4", "ok"): 1}
+    assert [event.request_id for event in bench.events(RetryScheduled)] == ["r3"]
+    assert {event.request_id for event in bench.events(AttemptFailed)} == {"r2", "r3"}
+    stats = bench.gateway.get_stats()
+    assert (stats["submitted"], stats["completed"], stats["failed"]) == (4, 3, 1)
+    assert stats["cost_usd"] == pytest.approx(bench.ledger.cost_usd)
 
 
 async def test_a_batch_holds_no_more_than_the_provider_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,7 +564,7 @@ async def test_a_job_that_is_stopped_leaves_its_batch_to_the_provider_and_a_late
 
     watch = CallWatch()
     async with (
-        LLMGateway(bench.config, observers=[watch]) as gateway,
+        LLMGateway(bench.config, observers=[watch, bench.heard]) as gateway,
         Job(gateway, STATE, watch=watch, hooks=Hooks(step=stop), lane="batch", poll=0.001) as job,
     ):
         jobs.append(job)

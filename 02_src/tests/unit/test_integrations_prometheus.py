@@ -119,6 +119,13 @@ def test_cached_tokens_are_counted_as_parts_of_the_input(metrics: GatewayMetrics
     assert not series(metrics, "llm_gateway_cost_dollars_total")  # its price is not known
 
 
+def test_the_hours_of_a_providers_batch_are_no_time_of_a_call(metrics: GatewayMetrics) -> None:
+    for lane in ("flex", "batch", None):
+        metrics.observe(done(cost_usd=1.0, price_lane=lane))
+    assert series(metrics, "llm_gateway_provider_seconds_count") == {("m",): 2}
+    assert series(metrics, "llm_gateway_requests_total")["m", "ok", "high"] == 3
+
+
 async def test_a_request_that_was_never_sent_has_no_time_in_a_provider(metrics: GatewayMetrics) -> None:
     models = {"gpt-4o-mini": {"max_concurrency": 1}}
     async with gateway_over(FakeProvider(), observers=[metrics], models=models) as gateway:

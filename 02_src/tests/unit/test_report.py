@@ -98,6 +98,12 @@ def test_every_line_is_counted_once_for_all_and_for_its_model(tmp_path: Path) ->
     assert data.failures == {"timeout": 1}
 
 
+def test_the_hours_of_a_providers_batch_are_no_latency(tmp_path: Path) -> None:
+    lines = [item(), item(price_lane="flex"), item(price_lane="batch", provider_time=7200.0)]
+    total = read_journal(journal(tmp_path, lines)).total
+    assert (total.ok, total.cost_usd, total.latency.count, total.latency.largest) == (3, 0.75, 2, 2.0)
+
+
 def test_torn_and_foreign_lines_are_counted_and_count_for_nothing(tmp_path: Path) -> None:
     foreign: list[dict[str, Any]] = [
         {"ts": "2026-11-22T12:00:00Z"},

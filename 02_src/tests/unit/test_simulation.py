@@ -292,6 +292,16 @@ def test_of_a_journal_the_ends_of_requests_count_and_the_first_comes_at_the_begi
     assert (three.latency, three.input_tokens, three.output_tokens) == (None, None, None)
 
 
+def test_what_no_limit_of_calls_holds_up_is_no_part_of_a_trace() -> None:
+    reader = reader_of(
+        item("2026-11-22T12:00:02.000000Z"),
+        item("2026-11-22T12:00:03.000000Z", cached=True),
+        item("2026-11-22T14:00:00.000000Z", price_lane="batch", provider_time=7000.0),
+        item("2026-11-22T12:00:04.000000Z", price_lane="flex"),
+    )
+    assert [each.at for each in reader.trace()] == [0.0, 2.0]
+
+
 def test_malformed_lines_are_told_by_their_number_and_harm_no_other() -> None:
     reader = reader_of(
         b"nonsense",

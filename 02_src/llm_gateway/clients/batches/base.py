@@ -10,6 +10,7 @@ from typing import Protocol
 from llm_gateway.budgets import BatchPurse
 from llm_gateway.clients.base import Completion
 from llm_gateway.errors import ProviderError
+from llm_gateway.events import Observer
 from llm_gateway.models import LLMRequest
 from llm_gateway.price_lanes import BatchLimits
 from llm_gateway.pricing import Price
@@ -104,6 +105,8 @@ class BatchLine:
     label: str  # of the deployment
     price: Price  # of the standard lane
     purse: BatchPurse | None  # None: no budget applies to the model
+    observer: Observer  # of the gateway
+    with_text: bool = False  # hand prompts and answers to it
 
 
 def custom_id(intent: str, number: int) -> str:
